@@ -1,0 +1,78 @@
+# The front door. Everything below works from a fresh checkout: the first target that needs it sets up
+# .venv, which takes Python 3.11 or newer and nothing else. More arguments go through ARGS, e.g.
+# make test ARGS="-k placement -x".
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+ARGS ?=
+
+# Branch coverage in per cent: what decides, and what crosses a border, is covered completely.
+COVERAGE_COMPLETE := engine/everynode/core/* engine/everynode/wire.py engine/everynode/manifest.py
+COVERAGE_ALL_MIN := 85
+
+UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
+
+.PHONY: help setup up test check lint bench clean format lock
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install the locked dependencies and everynode itself into .venv
+
+$(STAMP): pyproject.toml requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "everynode needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+		echo "Name another one, e.g.: make setup PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+up: $(STAMP) ## start server, worker and a simulated fleet, apply deploy/examples, show the result
+	$(BIN)/everynode up --once deploy/examples $(ARGS)
+
+# The order of set iteration is part of a run, so it is drawn here, where a failing run can name it.
+test: $(STAMP) ## run the tests
+	@PYTHONHASHSEED=$${PYTHONHASHSEED:-$$RANDOM} $(BIN)/python -m pytest $(ARGS)
+
+check: lint ## what CI runs: format, lint, types, layers, make test, coverage
+	rm -f .coverage .coverage.*
+	$(MAKE) test ARGS='--cov --cov-report= $(ARGS)'
+	@for part in $(foreach part,$(COVERAGE_COMPLETE),'$(part)'); do \
+		echo "coverage of $$part: 100 % is asked for"; \
+		$(BIN)/coverage report --include="$$part" --fail-under=100 || exit 1; \
+	done
+	@echo "coverage of everything: $(COVERAGE_ALL_MIN) % is asked for"
+	@$(BIN)/coverage report --fail-under=$(COVERAGE_ALL_MIN)
+
+lint: $(STAMP) ## the checks that run no code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format, and mend what can be mended without thinking
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure, and print a table
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# Make needs a .venv to lock and a lock to make a .venv, so this one does not ask for the stamp. Keeps
+# the versions that are locked already; to raise them: make lock ARGS=--upgrade
+lock: ## write requirements/*.txt anew from pyproject.toml
+	mkdir -p requirements
+	$(UV_COMPILE) $(ARGS) --output-file requirements/run.txt
+	$(UV_COMPILE) $(ARGS) --all-extras --output-file requirements/dev.txt
+
+clean: ## remove everything that is not in git, .venv included
+	rm -rf .venv build dist .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache .benchmarks
+	find engine adapters tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,186 @@
+"""What is to be done, and what became of it: decisions, commands and outcomes.
+
+A decision is written by a worker together with its commands, as one batch that the log takes whole or not at
+all. An adapter carries commands out and answers each with an outcome.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from everynode.core.values import Message, Name, NodeKey, PodKey, SetKey, Value, Whole
+
+Verb = Literal["create", "delete"]
+Result = Literal["done", "refused", "failed", "superseded"]
+
+
+class CreatePod(Message, frozen=True):
+    """Make it so that this pod exists. A repeat meets the name that is already there and is harmless.
+
+    Attributes:
+        id: Names the intention; a legitimate retry has another id (``attempt`` differs).
+        revision: Content hash of the template to make it from.
+        slot: Which of the node's places for this set: 0, or 1 for the second pod during a surge.
+        attempt: 0, raised by one each time this was tried and did not work.
+        expires_ms: Log time after which it must no longer be carried out: the worker has looked afresh.
+        reason: Why, as a code (see ``core.decision``).
+        template: Empty on the log; the adapter host fills it in from the revision before ``apply``.
+    """
+
+    id: Name
+    backend: Name
+    node: Name
+    node_uid: Name
+    namespace: Name
+    daemonset: Name
+    daemonset_uid: Name
+    generation: Whole
+    pod: Name
+    revision: str
+    expires_ms: Whole
+    slot: Whole = 0
+    attempt: Whole = 0
+    reason: str = ""
+    template: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it is for."""
+        return SetKey(self.namespace, self.daemonset)
+
+    @property
+    def node_key(self) -> NodeKey:
+        """The node that it is for."""
+        return NodeKey(self.backend, self.node)
+
+    @property
+    def pod_key(self) -> PodKey:
+        """The pod that it is about."""
+        return PodKey(self.backend, self.namespace, self.pod)
+
+
+class DeletePod(Message, frozen=True):
+    """Make it so that this very pod (by uid) does not exist. A pod that is already gone is success."""
+
+    id: Name
+    backend: Name
+    node: Name
+    namespace: Name
+    daemonset: Name
+    daemonset_uid: Name
+    generation: Whole
+    pod: Name
+    pod_uid: Name
+    expires_ms: Whole
+    node_uid: str = ""
+    attempt: Whole = 0
+    reason: str = ""
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it is for."""
+        return SetKey(self.namespace, self.daemonset)
+
+    @property
+    def node_key(self) -> NodeKey:
+        """The node that it is for."""
+        return NodeKey(self.backend, self.node)
+
+    @property
+    def pod_key(self) -> PodKey:
+        """The pod that it is about."""
+        return PodKey(self.backend, self.namespace, self.pod)
+
+
+Command = CreatePod | DeletePod
+
+
+class Outcome(Message, frozen=True):
+    """What became of a command.
+
+    Attributes:
+        id: The command's id.
+        verb: What it asked for.
+        result: ``done``: it is so now. ``refused``: the backend will never do it as asked. ``failed``: it
+            was tried until the last try. ``superseded``: no longer wanted by the time it was looked at.
+        message: For people: what the backend said.
+        pod_uid: The identity of the pod that exists now, for a create that is done.
+    """
+
+    id: Name
+    namespace: Name
+    daemonset: Name
+    verb: Verb
+    result: Result
+    message: str = ""
+    pod_uid: str = ""
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set whose command it was."""
+        return SetKey(self.namespace, self.daemonset)
+
+
+def outcome_of(command: Command, result: Result, message: str = "", pod_uid: str = "") -> Outcome:
+    """Say what became of a command."""
+    return Outcome(
+        id=command.id,
+        namespace=command.namespace,
+        daemonset=command.daemonset,
+        verb="create" if isinstance(command, CreatePod) else "delete",
+        result=result,
+        message=message,
+        pod_uid=pod_uid,
+    )
+
+
+class ReasonCount(Value, frozen=True):
+    """How many commands of a decision have this reason."""
+
+    reason: str
+    count: Whole
+
+
+class Counts(Value, frozen=True):
+    """What the worker saw when it decided; numbers of nodes, except ``creates`` and ``deletes`` (commands)."""
+
+    eligible: Whole = 0
+    occupied: Whole = 0
+    missing: Whole = 0
+    surplus: Whole = 0
+    pending: Whole = 0
+    creates: Whole = 0
+    deletes: Whole = 0
+
+
+class Decision(Message, frozen=True):
+    """What a worker decided for one set at one point of the log.
+
+    Attributes:
+        basis: Sequence of the last message of the log that the worker had folded.
+        at_ms: Log time at the basis.
+        worker: Who decided.
+        size: How many messages follow it in its batch (a revision and the commands).
+        window: Slow start: how many creates may be pending at once, as of this decision.
+        reasons: Why, sorted by reason.
+    """
+
+    namespace: Name
+    daemonset: Name
+    daemonset_uid: Name
+    generation: Whole
+    revision: str
+    basis: Whole
+    at_ms: Whole
+    worker: Name
+    size: Whole
+    window: Whole
+    counts: Counts = Counts()
+    reasons: tuple[ReasonCount, ...] = ()
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it is about."""
+        return SetKey(self.namespace, self.daemonset)

@@ -1,0 +1,154 @@
+"""What was observed, past tense: the facts that state is folded from.
+
+Adapters write those about nodes and pods, the command line those about sets, workers ticks. Something that
+is gone is a message too (``...Gone``, a tombstone): on the log it stands in the place of what it ends.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from everynode.core.values import (
+    DaemonSet,
+    Message,
+    Name,
+    Node,
+    NodeKey,
+    Owner,
+    Pod,
+    PodKey,
+    Revision,
+    SetKey,
+    Status,
+    Whole,
+)
+
+
+class NodeObserved(Message, frozen=True):
+    """A node is there, and this is how it is now."""
+
+    node: Node
+
+
+class NodeGone(Message, frozen=True):
+    """A node has left the backend.
+
+    Attributes:
+        why: For people: who saw it go, or who removed it.
+    """
+
+    backend: Name
+    name: Name
+    uid: str = ""
+    why: str = ""
+
+    @property
+    def key(self) -> NodeKey:
+        """Which node this was."""
+        return NodeKey(self.backend, self.name)
+
+
+class PodObserved(Message, frozen=True):
+    """A pod is there, and this is how it is now."""
+
+    pod: Pod
+
+
+class PodGone(Message, frozen=True):
+    """A pod no longer exists in the backend."""
+
+    backend: Name
+    namespace: Name
+    name: Name
+    uid: Name
+    node: Name
+    owner: Owner
+    node_uid: str = ""
+    why: str = ""
+
+    @property
+    def key(self) -> PodKey:
+        """Which pod this was."""
+        return PodKey(self.backend, self.namespace, self.name)
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it belonged to."""
+        return SetKey(self.namespace, self.owner.name)
+
+    @property
+    def node_key(self) -> NodeKey:
+        """The node that it ran on."""
+        return NodeKey(self.backend, self.node)
+
+
+class DaemonSetObserved(Message, frozen=True):
+    """A set is wanted, and this is what it asks for now."""
+
+    daemonset: DaemonSet
+
+
+class DaemonSetGone(Message, frozen=True):
+    """A set is no longer wanted.
+
+    Attributes:
+        cascade: ``background``: its pods go. ``orphan``: its pods stay, unmanaged.
+    """
+
+    namespace: Name
+    name: Name
+    uid: Name
+    cascade: Literal["background", "orphan"] = "background"
+    why: str = ""
+
+    @property
+    def key(self) -> SetKey:
+        """Which set this was."""
+        return SetKey(self.namespace, self.name)
+
+
+class RevisionRecorded(Message, frozen=True):
+    """A pod template of a set, kept for pods to be made from and for people to return to."""
+
+    revision: Revision
+
+
+class StatusReported(Message, frozen=True):
+    """How far a set has come, as a worker saw it."""
+
+    status: Status
+
+
+class RevisionGone(Message, frozen=True):
+    """A template is no longer kept: its set is gone, or it has fallen out of the set's history."""
+
+    namespace: Name
+    daemonset: Name
+    hash: Name
+    why: str = ""
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it was a revision of."""
+        return SetKey(self.namespace, self.daemonset)
+
+
+class StatusGone(Message, frozen=True):
+    """There is nothing left to report on: the set is gone and so are its pods."""
+
+    namespace: Name
+    daemonset: Name
+    daemonset_uid: Name
+    why: str = ""
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it was the status of."""
+        return SetKey(self.namespace, self.daemonset)
+
+
+class Tick(Message, frozen=True):
+    """Time has passed: something was due at ``due_ms`` and no other message had moved the clock there."""
+
+    shard: Whole
+    due_ms: Whole

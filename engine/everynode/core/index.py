@@ -1,0 +1,176 @@
+"""Which nodes have what: for each label, taint and backend, a bitmap of the nodes that have it.
+
+The fleet's state owns the one index and tells it of every node that comes, changes or goes; placement reads it. It
+knows no sets and no pods. Nodes get small integer ids, so that a question about the whole
+fleet is a few operations on Roaring bitmaps instead of a loop.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from everynode.core.values import NO_EXECUTE, NO_SCHEDULE, Node, NodeKey, Taint
+
+EMPTY = BitMap()
+"""No nodes. Never change it in place."""
+
+
+class NodeChange(NamedTuple):
+    """What an update of the index did to one node's bits.
+
+    Attributes:
+        id: The node's id in the bitmaps.
+        identity_changed: The node joined, left, or is another one under the same name: every set is concerned.
+        labels: Keys of labels that came, went or changed their value.
+        taints: Taints that came or went, of those that decide placement.
+    """
+
+    id: int
+    identity_changed: bool
+    labels: frozenset[str] = frozenset()
+    taints: frozenset[Taint] = frozenset()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing that placement looks at has changed (a heartbeat, say)."""
+        return not (self.identity_changed or self.labels or self.taints)
+
+
+def deciding_taints(node: Node) -> frozenset[Taint]:
+    """Return those taints that placement looks at: effects NoSchedule and NoExecute.
+
+    Source: pkg/controller/daemon/daemon_controller.go, ``predicates``; PreferNoSchedule is only a preference.
+    """
+    return frozenset(taint for taint in node.taints if taint.effect in {NO_SCHEDULE, NO_EXECUTE})
+
+
+class NodeIndex:
+    """The nodes of a fleet, and bitmaps over them.
+
+    Attributes:
+        everything: All nodes.
+        ids: Each node's id.
+        by_backend: The nodes of each backend.
+        by_label: Label key, then value, to the nodes that have it.
+        by_label_key: Label key to the nodes that have it, whatever its value.
+        by_taint: The nodes that have each taint, of those that decide placement.
+    """
+
+    def __init__(self) -> None:
+        """Start without nodes."""
+        self.everything = BitMap()
+        self.ids: dict[NodeKey, int] = {}
+        self.by_backend: dict[str, BitMap] = {}
+        self.by_label: dict[str, dict[str, BitMap]] = {}
+        self.by_label_key: dict[str, BitMap] = {}
+        self.by_taint: dict[Taint, BitMap] = {}
+        self._nodes: list[Node | None] = []
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        """Count the nodes."""
+        return len(self.ids)
+
+    def get(self, key: NodeKey) -> Node | None:
+        """Return the node of this name, if it is there."""
+        node_id = self.ids.get(key)
+        return None if node_id is None else self._nodes[node_id]
+
+    def node(self, node_id: int) -> Node:
+        """Return the node with this id.
+
+        Raises:
+            LookupError: No node has this id.
+        """
+        node = self._nodes[node_id]
+        if node is None:
+            message = f"no node has id {node_id}"
+            raise LookupError(message)
+        return node
+
+    def named(self, name: str) -> BitMap:
+        """Return the nodes of this name: at most one in each backend."""
+        found = (self.ids.get(NodeKey(backend, name)) for backend in self.by_backend)
+        return BitMap([node_id for node_id in found if node_id is not None])
+
+    def put(self, node: Node) -> NodeChange:
+        """Take in a node as it is now; only the bits that differ are touched."""
+        node_id = self.ids.get(node.key)
+        if node_id is None:
+            return self._add(node)
+        old = self.node(node_id)
+        changed = {key for key, value in old.labels.items() if node.labels.get(key) != value}
+        for key in changed:
+            self._drop_label(key, old.labels[key], node_id)
+        for key, value in node.labels.items():
+            if old.labels.get(key) != value:
+                changed.add(key)
+                self._add_label(key, value, node_id)
+        before, after = deciding_taints(old), deciding_taints(node)
+        for taint in before - after:
+            self._drop_taint(taint, node_id)
+        for taint in after - before:
+            self.by_taint.setdefault(taint, BitMap()).add(node_id)
+        self._nodes[node_id] = node
+        return NodeChange(node_id, old.uid != node.uid, frozenset(changed), before ^ after)
+
+    def remove(self, key: NodeKey) -> NodeChange | None:
+        """Forget a node; returns ``None`` if it was not there."""
+        node_id = self.ids.pop(key, None)
+        if node_id is None:
+            return None
+        node = self.node(node_id)
+        for label, value in node.labels.items():
+            self._drop_label(label, value, node_id)
+        for taint in deciding_taints(node):
+            self._drop_taint(taint, node_id)
+        self.by_backend[node.backend].discard(node_id)
+        self.everything.discard(node_id)
+        self._nodes[node_id] = None
+        heapq.heappush(self._free, node_id)
+        return NodeChange(node_id, identity_changed=True)
+
+    def _add(self, node: Node) -> NodeChange:
+        if self._free:
+            node_id = heapq.heappop(self._free)
+            self._nodes[node_id] = node
+        else:
+            node_id = len(self._nodes)
+            self._nodes.append(node)
+        self.ids[node.key] = node_id
+        self.everything.add(node_id)
+        self.by_backend.setdefault(node.backend, BitMap()).add(node_id)
+        for key, value in node.labels.items():
+            self._add_label(key, value, node_id)
+        for taint in deciding_taints(node):
+            self.by_taint.setdefault(taint, BitMap()).add(node_id)
+        return NodeChange(node_id, identity_changed=True)
+
+    def _add_label(self, key: str, value: str, node_id: int) -> None:
+        values = self.by_label.get(key)
+        if values is None:
+            values = self.by_label[key] = {}
+            self.by_label_key[key] = BitMap()
+        bitmap = values.get(value)
+        if bitmap is None:
+            bitmap = values[value] = BitMap()
+        bitmap.add(node_id)
+        self.by_label_key[key].add(node_id)
+
+    def _drop_label(self, key: str, value: str, node_id: int) -> None:
+        values = self.by_label[key]
+        values[value].discard(node_id)
+        if not values[value]:
+            del values[value]
+        self.by_label_key[key].discard(node_id)
+        if not values:
+            del self.by_label[key]
+            del self.by_label_key[key]
+
+    def _drop_taint(self, taint: Taint, node_id: int) -> None:
+        self.by_taint[taint].discard(node_id)
+        if not self.by_taint[taint]:
+            del self.by_taint[taint]

@@ -1,0 +1,102 @@
+"""How fast: limits on what may be pending, slow start, and waiting after a failure.
+
+``decision`` asks this module how many commands a set may issue now, ``setstate`` when a node may be tried
+again. All of it follows from the log: what is remembered here is younger than ``horizon_ms``, so that a worker that
+has just started knows the same as one that has run for weeks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from everynode.errors import ConfigurationError
+
+BATCH_MESSAGES_MAX = 1_000
+"""What nats-server takes as one atomic batch."""
+
+WINDOW_START = 1
+RETRY_FIRST_MS = 1_000
+RETRY_LAST_MS = 120_000
+
+
+class Limits(NamedTuple):
+    """What a worker allows itself.
+
+    Attributes:
+        creates_max: Creates that may be pending for one set (Kubernetes: BurstReplicas, 250).
+        deletes_max: Deletes that may be pending for one set.
+        horizon_ms: How long, in log time, a command counts as pending, and how long anything is remembered
+            that STATE does not keep (Kubernetes: ExpectationsTimeout, 5 minutes).
+    """
+
+    creates_max: int = 250
+    deletes_max: int = 250
+    horizon_ms: int = 300_000
+
+    def check(self) -> None:
+        """Make sure that a decision fits into one batch and that commands can expire.
+
+        Raises:
+            ConfigurationError: A limit is out of its range.
+        """
+        room = BATCH_MESSAGES_MAX - 2  # the decision itself and a revision
+        if (
+            self.creates_max < 1
+            or self.deletes_max < 1
+            or self.creates_max + self.deletes_max > room
+        ):
+            message = (
+                f"creates_max is {self.creates_max} and deletes_max {self.deletes_max}: both must be "
+                f"at least 1, and together at most {room}, the size of one batch"
+            )
+            raise ConfigurationError(message)
+        if self.horizon_ms < 2 * RETRY_LAST_MS:
+            message = (
+                f"horizon_ms is {self.horizon_ms}: it must be at least {2 * RETRY_LAST_MS}, "
+                "twice the longest wait after a failure"
+            )
+            raise ConfigurationError(message)
+
+
+def retry_delay_ms(attempt: int) -> int:
+    """Say how long to wait before the given attempt (1 for the first retry): 1 s, doubling, at most 2 minutes."""
+    doublings = min(attempt - 1, RETRY_LAST_MS.bit_length())
+    return min(RETRY_FIRST_MS << doublings, RETRY_LAST_MS)
+
+
+class SlowStart:
+    """How many creates of one set may be pending: 1, then one more for each that went well, 1 again after a failure.
+
+    A round trip of good outcomes doubles it, as Kubernetes' controller does with its batches
+    (pkg/controller/daemon/daemon_controller.go, syncNodes). The window travels in each decision; outcomes are
+    counted from the decision's basis on, by their place in the log: the order in which they are heard does not matter.
+    """
+
+    def __init__(self) -> None:
+        """Start as a set without any decision."""
+        self._window = WINDOW_START
+        self._basis = 0
+        self._decided_ms = 0
+        self._outcomes: dict[int, bool] = {}
+
+    def decided(self, window: int, basis: int, at_ms: int) -> None:
+        """Take over the window of a decision; outcomes up to its basis are in it already."""
+        self._window, self._basis, self._decided_ms = window, basis, at_ms
+        self._outcomes = {
+            sequence: good for sequence, good in self._outcomes.items() if sequence > basis
+        }
+
+    def heard(self, sequence: int, *, good: bool) -> None:
+        """Take in the outcome of a create."""
+        if sequence > self._basis:
+            self._outcomes[sequence] = good
+
+    def window(self, limits: Limits, now_ms: int) -> int:
+        """Say how many creates may be pending now."""
+        quiet = now_ms - self._decided_ms > limits.horizon_ms
+        window = WINDOW_START if quiet else self._window
+        last_failure = max((seq for seq, good in self._outcomes.items() if not good), default=-1)
+        if last_failure >= 0:
+            window = WINDOW_START
+        window += sum(1 for sequence in self._outcomes if sequence > last_failure)
+        return min(window, limits.creates_max)

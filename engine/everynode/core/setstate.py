@@ -1,0 +1,379 @@
+"""How far one set covers the fleet: its pods, its pending commands, and bitmaps of the nodes they are on.
+
+Owned and changed by ``state``, read by ``decision`` and ``status``. Facts come in as dictionaries of what was observed;
+``refresh`` then brings the bitmaps up to date, looking only at nodes that something has happened to. Nothing here
+depends on the order in which facts about different objects came in: each fact carries its place in the log, and an
+older one never replaces a newer one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from everynode.core.commands import Command, CreatePod, Decision, Outcome
+from everynode.core.eligibility import Constraints
+from everynode.core.events import DaemonSetGone, PodGone
+from everynode.core.index import NodeIndex
+from everynode.core.pacing import Limits, SlowStart, retry_delay_ms
+from everynode.core.placement import Backlog, place
+from everynode.core.values import DaemonSet, NodeKey, Pod, PodKey, Revision, SetKey, Status
+
+
+class KnownPod(NamedTuple):
+    """A pod and the place in the log where it was last observed."""
+
+    pod: Pod
+    sequence: int
+
+
+class GonePod(NamedTuple):
+    """A pod that has gone lately."""
+
+    uid: str
+    node: NodeKey
+    sequence: int
+    time_ms: int
+
+
+class Pending(NamedTuple):
+    """A command whose effect has not been observed yet."""
+
+    command: Command
+    sequence: int
+
+
+class Cooling(NamedTuple):
+    """A node that is left alone for a while because a command for it did not work."""
+
+    attempt: int
+    failed_ms: int
+    retry_ms: int
+
+
+class SetState:
+    """Everything that the engine knows of one set.
+
+    Attributes:
+        daemonset: What is wanted; ``None`` while unknown or after it was deleted.
+        gone: The tombstone, once it was deleted.
+        sequence: Where in the log the set was last applied or deleted.
+        constraints: The compiled constraints of ``daemonset``.
+        revision: Content hash of the wanted template.
+        revisions: All recorded templates by hash.
+        status: What was last reported.
+        fence: Sequence of the last decision about this set that was folded.
+        blocked_until: Nothing is proposed before the log was folded up to here (a batch is on its way in).
+        eligible, tolerated: As ``placement`` says.
+        held: Nodes with a pod that stands in the way of a new one: live, finished, or running but on its way out.
+        occupied: Nodes with a live pod.
+        excess: Nodes with pods that must go whether or not the node is tolerated.
+        busy: Nodes with a pending command.
+        cooling: Nodes that are left alone after a failure.
+        ready, available, updated: Nodes whose pod is so.
+        stranded: Nodes that are not in the fleet but have pods here.
+    """
+
+    def __init__(self, key: SetKey) -> None:
+        """Start with nothing known."""
+        self.key = key
+        self.daemonset: DaemonSet | None = None
+        self.gone: DaemonSetGone | None = None
+        self.sequence = 0
+        self.constraints: Constraints | None = None
+        self.revision = ""
+        self.revisions: dict[str, Revision] = {}
+        self.revision_sequences: dict[str, int] = {}
+        self.status: Status | None = None
+        self.status_sequence = 0
+        self.fence = 0
+        self.blocked_until = 0
+        self.slow_start = SlowStart()
+        self.pods: dict[PodKey, KnownPod] = {}
+        self.pods_on: dict[NodeKey, tuple[PodKey, ...]] = {}
+        self.gone_pods: dict[PodKey, GonePod] = {}
+        self.last_gone_on: dict[NodeKey, GonePod] = {}
+        self.pending: dict[str, Pending] = {}
+        self.pending_on: dict[NodeKey, tuple[str, ...]] = {}
+        self.creates_pending = 0
+        self.deletes_pending = 0
+        self.cooling_nodes: dict[NodeKey, Cooling] = {}
+        self.touched: set[NodeKey] = set()
+        self.journal_position = -1
+        self.stranded: set[NodeKey] = set()
+        self.creates_backlog, self.deletes_backlog = Backlog(), Backlog()
+        self.eligible, self.tolerated = BitMap(), BitMap()
+        self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
+        self.busy, self.cooling = BitMap(), BitMap()
+        self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
+
+    # What is known
+
+    def ours(self, pod: Pod) -> bool:
+        """Say whether a pod belongs to the set as it is now, not to an earlier one of the same name."""
+        return self.daemonset is not None and pod.owner.uid == self.daemonset.uid
+
+    def set_wanted(self, daemonset: DaemonSet, constraints: Constraints, revision: str) -> None:
+        """Take over what is wanted now; every node is looked at afresh."""
+        if self.daemonset is None or daemonset.generation != self.daemonset.generation:
+            self.cooling_nodes.clear()  # a new generation is a new try
+        self.daemonset, self.constraints, self.revision = daemonset, constraints, revision
+        self.gone = None
+        self.journal_position = -1
+
+    def set_gone(self, gone: DaemonSetGone) -> None:
+        """Take over that nothing is wanted any more."""
+        self.daemonset, self.constraints, self.gone = None, None, gone
+        self.cooling_nodes.clear()
+        self.journal_position = -1
+
+    def put_pod(self, pod: Pod, sequence: int) -> None:
+        """Take in a pod as observed, unless something newer is known of it."""
+        key = pod.key
+        known, gone = self.pods.get(key), self.gone_pods.get(key)
+        if known is not None and known.sequence >= sequence:
+            return
+        if gone is not None and gone.sequence >= sequence:
+            return
+        node = pod.node_key
+        if known is not None and known.pod.node_key != node:
+            self._forget_place(known.pod.node_key, key)
+        if known is None or known.pod.node_key != node:
+            self.pods_on[node] = (*self.pods_on.get(node, ()), key)
+        self.pods[key] = KnownPod(pod, sequence)
+        self.touched.add(node)
+        self._settle_on(node)
+
+    def drop_pod(self, gone: PodGone, sequence: int, time_ms: int) -> None:
+        """Take in that a pod is gone, unless it was observed later."""
+        key = gone.key
+        known, before = self.pods.get(key), self.gone_pods.get(key)
+        node = gone.node_key
+        if before is None or before.sequence < sequence:
+            entry = self.gone_pods[key] = GonePod(gone.uid, node, sequence, time_ms)
+            last = self.last_gone_on.get(node)
+            if last is None or last.sequence < sequence:
+                self.last_gone_on[node] = entry
+        if known is not None and known.sequence < sequence:
+            del self.pods[key]
+            self._forget_place(known.pod.node_key, key)
+        self.touched.add(node)
+        self._settle_on(node)
+
+    def _forget_place(self, node: NodeKey, key: PodKey) -> None:
+        left = tuple(other for other in self.pods_on[node] if other != key)
+        if left:
+            self.pods_on[node] = left
+        else:
+            del self.pods_on[node]
+        self.touched.add(node)
+
+    def forget_gone(self, key: PodKey, sequence: int) -> None:
+        """Forget a pod that went long ago."""
+        gone = self.gone_pods.get(key)
+        if gone is not None and gone.sequence == sequence:
+            del self.gone_pods[key]
+            if self.last_gone_on.get(gone.node) == gone:
+                del self.last_gone_on[gone.node]
+
+    def forget_cooling(self, node: NodeKey, failed_ms: int) -> None:
+        """Forget a failure of long ago."""
+        cooling = self.cooling_nodes.get(node)
+        if cooling is not None and cooling.failed_ms == failed_ms:
+            del self.cooling_nodes[node]
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is wanted, nothing is there and nothing is on its way."""
+        return self.daemonset is None and not self.pods and not self.pending
+
+    # Commands
+
+    def _settle_on(self, node: NodeKey) -> None:
+        for command_id in self.pending_on.get(node, ()):
+            if self.has_taken_effect(self.pending[command_id]):
+                self.settle(command_id)
+
+    def has_taken_effect(self, pending: Pending) -> bool:
+        """Say whether what was observed shows that a command was carried out."""
+        command = pending.command
+        known, gone = self.pods.get(command.pod_key), self.gone_pods.get(command.pod_key)
+        if isinstance(command, CreatePod):
+            return known is not None or (gone is not None and gone.sequence > pending.sequence)
+        if known is not None and known.pod.uid == command.pod_uid:
+            return known.pod.deleting
+        return known is not None or (gone is not None and gone.uid == command.pod_uid)
+
+    def issue(self, command: Command, sequence: int) -> None:
+        """Take in a command from the log: it is pending until its effect is observed, it fails or expires."""
+        pending = Pending(command, sequence)
+        node = command.node_key
+        if command.id not in self.pending and not self.has_taken_effect(pending):
+            self.pending[command.id] = pending
+            self.pending_on[node] = (*self.pending_on.get(node, ()), command.id)
+            self._count_pending(command, 1)
+        self.touched.add(node)
+
+    def settle(self, command_id: str) -> None:
+        """Stop waiting for a command."""
+        pending = self.pending.pop(command_id, None)
+        if pending is None:
+            return
+        node = pending.command.node_key
+        left = tuple(other for other in self.pending_on[node] if other != command_id)
+        if left:
+            self.pending_on[node] = left
+        else:
+            del self.pending_on[node]
+        self._count_pending(pending.command, -1)
+        self.touched.add(node)
+
+    def _count_pending(self, command: Command, step: int) -> None:
+        if isinstance(command, CreatePod):
+            self.creates_pending += step
+        else:
+            self.deletes_pending += step
+
+    def decided(self, decision: Decision, sequence: int) -> None:
+        """Take in a decision from the log, ours or another worker's: it is the fence for the next one."""
+        if sequence <= self.fence:
+            return
+        self.fence = sequence
+        self.blocked_until = max(self.blocked_until, sequence + decision.size)
+        self.slow_start.decided(decision.window, decision.basis, decision.at_ms)
+
+    def heard(self, outcome: Outcome, sequence: int, time_ms: int) -> Cooling | None:
+        """Take in what became of a command; returns how long its node is left alone, if it did not work."""
+        good = outcome.result == "done"
+        if outcome.verb == "create" and outcome.result != "superseded":
+            self.slow_start.heard(sequence, good=good)
+        pending = self.pending.get(outcome.id)
+        if good or pending is None:
+            return None
+        self.settle(outcome.id)
+        command = pending.command
+        if self.daemonset is None or command.generation != self.daemonset.generation:
+            return None  # a new generation is a new try
+        attempt = command.attempt + 1
+        cooling = Cooling(attempt, time_ms, time_ms + retry_delay_ms(attempt))
+        self.cooling_nodes[command.node_key] = cooling
+        return cooling
+
+    def replaced_uid(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
+        """Return the uid of the pod that a new one on this node takes the place of; empty if there was none lately."""
+        leaving = [self.pods[key].pod for key in self.pods_on.get(node, ())]
+        if leaving:  # finished and on its way out: its name is still taken
+            return max(leaving, key=seniority).uid
+        last = self.last_gone_on.get(node)
+        return "" if last is None or last.time_ms < now_ms - limits.horizon_ms else last.uid
+
+    # Bitmaps
+
+    def refresh(
+        self,
+        index: NodeIndex,
+        changes: list[tuple[NodeKey, int]] | None,
+        position: int,
+        now_ms: int,
+    ) -> None:
+        """Bring the bitmaps up to date.
+
+        Args:
+            index: The fleet's nodes.
+            changes: Key and id of each node that changed since the last time; ``None``: look at all.
+            position: Where in the fleet's journal this brings the set.
+            now_ms: Log time.
+        """
+        if changes is None:
+            self._reset(index)
+            keys = self.touched.union(self.pods_on, self.pending_on, self.cooling_nodes)
+        else:
+            self._replace(index, changes)
+            keys = self.touched
+        self.touched = set()
+        self.journal_position = position
+        for key in keys:
+            self._review(key, index, now_ms)
+
+    def _reset(self, index: NodeIndex) -> None:
+        everything = BitMap(index.everything)
+        self.eligible, self.tolerated = BitMap(), BitMap()
+        if self.constraints is not None:
+            self.eligible, self.tolerated = place(self.constraints, index)
+        self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
+        self.busy, self.cooling = BitMap(), BitMap()
+        self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
+        self.stranded = set()
+        self.creates_backlog.forget(everything)
+        self.deletes_backlog.forget(everything)
+
+    def _replace(self, index: NodeIndex, changes: list[tuple[NodeKey, int]]) -> None:
+        if not changes:
+            return
+        ids = BitMap([node_id for _, node_id in changes])
+        for bitmap in self._about_pods():
+            bitmap.difference_update(ids)
+        self.eligible -= ids
+        self.tolerated -= ids
+        if self.constraints is not None:
+            placed = place(self.constraints, index, ids)
+            self.eligible |= placed.eligible
+            self.tolerated |= placed.tolerated
+        self.creates_backlog.forget(ids)
+        self.deletes_backlog.forget(ids)
+        for key, _ in changes:
+            if key in self.pods_on or key in self.pending_on or key in self.cooling_nodes:
+                self.touched.add(key)
+
+    def _about_pods(self) -> tuple[BitMap, ...]:
+        about_work = (self.held, self.occupied, self.excess, self.busy, self.cooling)
+        return (*about_work, self.ready, self.available, self.updated)
+
+    def _review(self, key: NodeKey, index: NodeIndex, now_ms: int) -> None:
+        node = index.get(key)
+        pods = [self.pods[pod].pod for pod in self.pods_on.get(key, ())]
+        if node is None:
+            # Its pods have nowhere to be; what is pending for it settles or expires.
+            staying = any(not pod.deleting for pod in pods)
+            (self.stranded.add if staying else self.stranded.discard)(key)
+            return
+        self.stranded.discard(key)
+        here = [pod for pod in pods if self.ours(pod) and pod.node_uid in {"", node.uid}]
+        counted = [pod for pod in here if not (pod.finished and pod.deleting)]
+        live = [pod for pod in counted if pod.live]
+        finished = any(pod.finished and not pod.deleting for pod in here)
+        strangers = any(not pod.deleting for pod in pods if pod not in here)
+        cooling = self.cooling_nodes.get(key)
+        pod = min(counted, key=seniority, default=None)
+        node_id = index.ids[key]
+        for bitmap, belongs in (
+            (self.held, bool(counted)),
+            (self.occupied, bool(live)),
+            (self.excess, len(live) > 1 or finished or strangers),
+            (self.busy, key in self.pending_on),
+            (self.cooling, cooling is not None and cooling.retry_ms > now_ms),
+            (self.ready, pod is not None and pod.ready),
+            (self.available, pod is not None and self._available_ms(pod) <= now_ms),
+            (self.updated, pod is not None and pod.revision == self.revision),
+        ):
+            (bitmap.add if belongs else bitmap.discard)(node_id)
+
+    def _available_ms(self, pod: Pod) -> int:
+        """Return from when on a pod counts as available (pkg/api/v1/pod, IsPodAvailable)."""
+        if not pod.ready or self.daemonset is None:
+            return _NEVER_MS
+        return pod.ready_since_ms + self.daemonset.min_ready_seconds * 1_000
+
+    def available_later_ms(self, pod: Pod, now_ms: int) -> int | None:
+        """Return when a pod that is ready will count as available, if not yet."""
+        at_ms = self._available_ms(pod)
+        return at_ms if now_ms < at_ms < _NEVER_MS else None
+
+
+_NEVER_MS = 2**63
+
+
+def seniority(pod: Pod) -> tuple[int, str]:
+    """Order the pods of one node: the first is the one that stays and that counts (podByCreationTimestampAndPhase)."""
+    return (pod.created_ms, pod.name)

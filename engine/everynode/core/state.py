@@ -1,0 +1,344 @@
+"""The fleet as the log tells it: ``fold`` takes in one message at a time and marks the sets that it concerns.
+
+Owned by ``machine``; nothing else changes it. A message that cannot be true raises and changes nothing. Facts carry
+their place in the log: folding a message twice, or an older one after a newer one about the same thing, changes
+nothing, and the order in which different things are heard of does not matter.
+
+What STATE does not keep (pending commands, what went lately, failures) is forgotten after ``Limits.horizon_ms`` of log
+time. So a worker that starts now and reads STATE and the last few minutes of the log knows the same as one that has run
+for weeks.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import NamedTuple
+
+from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
+from everynode.core.eligibility import compile_constraints
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeGone,
+    NodeObserved,
+    PodGone,
+    PodObserved,
+    RevisionGone,
+    RevisionRecorded,
+    StatusGone,
+    StatusReported,
+    Tick,
+)
+from everynode.core.identity import revision_hash
+from everynode.core.index import NodeChange, NodeIndex
+from everynode.core.pacing import Limits
+from everynode.core.setstate import SetState
+from everynode.core.values import Message, NodeKey, PodKey, SetKey
+
+JOURNAL_ENTRIES_MAX = 65_536
+"""Changed nodes that are remembered one by one; a set that is further behind looks at all nodes."""
+
+
+class Record(NamedTuple):
+    """One message of the log.
+
+    Attributes:
+        sequence: Its place in the log.
+        time_ms: When the log took it in.
+    """
+
+    sequence: int
+    time_ms: int
+    message: Message
+
+
+class Due(NamedTuple):
+    """Something that time alone brings about: a node of a set is to be looked at again.
+
+    Attributes:
+        command_id: The command that expires; empty if it is something else.
+    """
+
+    time_ms: int
+    set_key: SetKey
+    node: NodeKey
+    command_id: str
+
+
+class _Remembered(NamedTuple):
+    time_ms: int
+    sequence: int
+    set_key: SetKey | None
+    what: PodKey | NodeKey | None
+
+
+class FleetState:
+    """Nodes, sets and pods of a fleet, up to one place in the log.
+
+    Attributes:
+        sequence: The last message that was folded.
+        now_ms: The core's clock: the time of the latest message.
+        dirty: Sets to look at: something has happened that may ask for a decision or change their status.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        """Start before the first message.
+
+        Raises:
+            ConfigurationError: A limit is out of its range.
+        """
+        limits.check()
+        self.limits = limits
+        self.index = NodeIndex()
+        self.sets: dict[SetKey, SetState] = {}
+        self.sequence = 0
+        self.now_ms = 0
+        self.dirty: set[SetKey] = set()
+        self._node_sequences: dict[NodeKey, int] = {}
+        self._mentions: dict[str, set[SetKey]] = {}
+        self._journal: list[tuple[NodeKey, int]] = []
+        self._journal_start = 0
+        self._due: list[Due] = []
+        self._remembered: deque[_Remembered] = deque()
+
+    def fold(self, record: Record) -> None:
+        """Take in the next message of the log.
+
+        Raises:
+            InvalidObjectError: A set's template cannot be read; nothing has changed but the clock.
+        """
+        self.sequence = max(self.sequence, record.sequence)
+        if record.time_ms > self.now_ms:
+            self.now_ms = record.time_ms
+            self._come_due()
+        self._take_in(record)
+
+    def load(self, record: Record) -> None:
+        """Take in a message that STATE kept: as ``fold``, but it says nothing about the time it is now."""
+        self._take_in(record)
+
+    def refreshed(self, key: SetKey) -> SetState:
+        """Return a set with its bitmaps up to date."""
+        state = self.sets[key]
+        end = self._journal_start + len(self._journal)
+        behind = state.journal_position < self._journal_start
+        changes = None if behind else self._journal[state.journal_position - self._journal_start :]
+        state.refresh(self.index, changes, end, self.now_ms)
+        return state
+
+    def due(self) -> Due | None:
+        """Return what time alone will ask for first, if nothing else happens before."""
+        while self._due and not self._still_due(self._due[0]):
+            heapq.heappop(self._due)
+        return self._due[0] if self._due else None
+
+    # One method for each kind of message
+
+    def _take_in(self, record: Record) -> None:
+        sequence, time_ms, message = record
+        match message:
+            case NodeObserved():
+                self._node_observed(message, sequence)
+            case NodeGone():
+                self._node_gone(message, sequence, time_ms)
+            case PodObserved():
+                self._pod_observed(message, sequence)
+            case PodGone():
+                self._set(message.set_key).drop_pod(message, sequence, time_ms)
+                self._remember(time_ms, sequence, message.set_key, message.key)
+            case DaemonSetObserved():
+                self._daemonset_observed(message, sequence)
+            case DaemonSetGone():
+                self._daemonset_gone(message, sequence, time_ms)
+            case RevisionRecorded():
+                self._revision_recorded(message, sequence)
+            case RevisionGone():
+                self._revision_gone(message, sequence)
+            case CreatePod() | DeletePod():
+                self._commanded(message, sequence)
+            case Outcome():
+                self._outcome(message, sequence, time_ms)
+            case Decision():
+                self._set(message.set_key).decided(message, sequence)
+            case StatusReported():
+                self._status_reported(message, sequence)
+            case StatusGone():
+                self._status_gone(message, sequence)
+            case Tick():
+                pass  # it has moved the clock
+
+    def _set(self, key: SetKey) -> SetState:
+        """Return a set that a message is about, and mark it."""
+        state = self.sets.get(key)
+        if state is None:
+            state = self.sets[key] = SetState(key)
+        self.dirty.add(key)
+        return state
+
+    def _node_observed(self, message: NodeObserved, sequence: int) -> None:
+        key = message.node.key
+        if self._node_sequences.get(key, 0) >= sequence:
+            return
+        self._node_sequences[key] = sequence
+        self._node_changed(key, self.index.put(message.node))
+
+    def _node_gone(self, message: NodeGone, sequence: int, time_ms: int) -> None:
+        key = message.key
+        if self._node_sequences.get(key, 0) >= sequence:
+            return
+        self._node_sequences[key] = sequence
+        self._remember(time_ms, sequence, None, key)
+        change = self.index.remove(key)
+        if change is not None:
+            self._node_changed(key, change)
+
+    def _node_changed(self, key: NodeKey, change: NodeChange) -> None:
+        if change.empty:
+            return
+        if len(self._journal) >= JOURNAL_ENTRIES_MAX:
+            self._journal_start += len(self._journal)
+            self._journal = []
+        self._journal.append((key, change.id))
+        if change.identity_changed:
+            self.dirty.update(self.sets)
+            return
+        for label in change.labels:
+            self.dirty.update(self._mentions.get(label, ()))
+        if change.taints:
+            for set_key, state in self.sets.items():
+                constraints = state.constraints
+                if constraints and not all(map(constraints.tolerates, change.taints)):
+                    self.dirty.add(set_key)
+
+    def _pod_observed(self, message: PodObserved, sequence: int) -> None:
+        pod = message.pod
+        state = self._set(pod.set_key)
+        state.put_pod(pod, sequence)
+        at_ms = state.available_later_ms(pod, self.now_ms)
+        if at_ms is not None:
+            heapq.heappush(self._due, Due(at_ms, state.key, pod.node_key, ""))
+
+    def _daemonset_observed(self, message: DaemonSetObserved, sequence: int) -> None:
+        daemonset = message.daemonset
+        constraints = compile_constraints(daemonset)  # before anything is changed
+        revision = revision_hash(daemonset.template)
+        state = self._set(daemonset.key)
+        if state.sequence >= sequence:
+            return
+        state.sequence = sequence
+        self._mention(state, None)
+        state.set_wanted(daemonset, constraints, revision)
+        self._mention(state, constraints.label_keys())
+        for known in state.pods.values():
+            at_ms = state.available_later_ms(known.pod, self.now_ms)
+            if at_ms is not None:
+                heapq.heappush(self._due, Due(at_ms, state.key, known.pod.node_key, ""))
+
+    def _daemonset_gone(self, message: DaemonSetGone, sequence: int, time_ms: int) -> None:
+        state = self._set(message.key)
+        if state.sequence >= sequence:
+            return
+        state.sequence = sequence
+        self._mention(state, None)
+        state.set_gone(message)
+        self._remember(time_ms, sequence, message.key, None)
+
+    def _mention(self, state: SetState, labels: frozenset[str] | None) -> None:
+        """Keep which sets depend on which label key."""
+        if labels is not None:
+            for label in labels:
+                self._mentions.setdefault(label, set()).add(state.key)
+        elif state.constraints is not None:
+            for label in state.constraints.label_keys():
+                self._mentions[label].discard(state.key)
+                if not self._mentions[label]:
+                    del self._mentions[label]
+
+    def _revision_recorded(self, message: RevisionRecorded, sequence: int) -> None:
+        revision = message.revision
+        state = self._set(revision.set_key)
+        if state.revision_sequences.get(revision.hash, 0) < sequence:
+            state.revision_sequences[revision.hash] = sequence
+            state.revisions[revision.hash] = revision
+
+    def _revision_gone(self, message: RevisionGone, sequence: int) -> None:
+        state = self._set(message.set_key)
+        if state.revision_sequences.get(message.hash, 0) < sequence:
+            state.revision_sequences[message.hash] = sequence
+            state.revisions.pop(message.hash, None)
+
+    def _commanded(self, command: CreatePod | DeletePod, sequence: int) -> None:
+        if command.expires_ms <= self.now_ms:
+            return
+        state = self._set(command.set_key)
+        state.issue(command, sequence)
+        if command.id in state.pending:
+            due = Due(command.expires_ms, state.key, command.node_key, command.id)
+            heapq.heappush(self._due, due)
+
+    def _outcome(self, outcome: Outcome, sequence: int, time_ms: int) -> None:
+        state = self._set(outcome.set_key)
+        pending = state.pending.get(outcome.id)
+        cooling = state.heard(outcome, sequence, time_ms)
+        if cooling is not None and pending is not None:
+            node = pending.command.node_key
+            heapq.heappush(self._due, Due(cooling.retry_ms, state.key, node, ""))
+            self._remember(time_ms, sequence, state.key, node)
+
+    def _status_reported(self, message: StatusReported, sequence: int) -> None:
+        state = self._set(message.status.set_key)
+        if state.status_sequence < sequence:
+            state.status_sequence = sequence
+            state.status = message.status
+
+    def _status_gone(self, message: StatusGone, sequence: int) -> None:
+        state = self._set(message.set_key)
+        if state.status_sequence < sequence:
+            state.status_sequence = sequence
+            state.status = None
+
+    # Time
+
+    def _remember(
+        self, time_ms: int, sequence: int, set_key: SetKey | None, what: PodKey | NodeKey | None
+    ) -> None:
+        self._remembered.append(_Remembered(time_ms, sequence, set_key, what))
+
+    def _come_due(self) -> None:
+        """Do what time alone brings about, up to ``now_ms``."""
+        while self._due and self._due[0].time_ms <= self.now_ms:
+            due = heapq.heappop(self._due)
+            if not self._still_due(due):
+                continue
+            state = self._set(due.set_key)
+            if due.command_id:
+                state.settle(due.command_id)  # it has expired: look afresh
+            state.touched.add(due.node)
+        oldest_ms = self.now_ms - self.limits.horizon_ms
+        while self._remembered and self._remembered[0].time_ms < oldest_ms:
+            self._forget(self._remembered.popleft())
+
+    def _still_due(self, due: Due) -> bool:
+        state = self.sets.get(due.set_key)
+        if state is None:
+            return False
+        if due.command_id:
+            return due.command_id in state.pending
+        return due.node in state.cooling_nodes or due.node in state.pods_on
+
+    def _forget(self, old: _Remembered) -> None:
+        """Forget something that went long ago, unless it has come back since."""
+        state = None if old.set_key is None else self.sets.get(old.set_key)
+        match old.what:
+            case PodKey() as pod if state is not None:
+                state.forget_gone(pod, old.sequence)
+            case NodeKey() as node if state is not None:
+                state.forget_cooling(node, old.time_ms)
+            case NodeKey() as node if self._node_sequences.get(node) == old.sequence:
+                del self._node_sequences[node]
+            case None if state is not None and state.empty:
+                del self.sets[state.key]
+                self.dirty.discard(state.key)
+            case _:
+                pass

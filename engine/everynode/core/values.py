@@ -1,0 +1,255 @@
+"""The things that the engine talks about: nodes, pods, DaemonSets, revisions, statuses.
+
+Every layer uses these values; they know nothing of where they come from. They are immutable, their names are
+Kubernetes' names, and on the wire their fields are written in camelCase. Durations and points in time
+are whole milliseconds unless Kubernetes names the unit itself (``min_ready_seconds``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+NO_SCHEDULE = "NoSchedule"
+PREFER_NO_SCHEDULE = "PreferNoSchedule"
+NO_EXECUTE = "NoExecute"
+
+ON_DELETE = "OnDelete"
+ROLLING_UPDATE = "RollingUpdate"
+
+Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+
+NAME_LENGTH_MAX = 253  # a DNS-1123 subdomain
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
+Whole = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class SetKey(NamedTuple):
+    """Which DaemonSet: the name that people use, not the identity (that is its uid)."""
+
+    namespace: Name
+    name: Name
+
+    def __str__(self) -> str:
+        """Read as ``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+
+class NodeKey(NamedTuple):
+    """Which node: the backend that it belongs to, and its name there."""
+
+    backend: Name
+    name: Name
+
+
+class PodKey(NamedTuple):
+    """Which pod: pods of one name may exist in different backends and namespaces."""
+
+    backend: Name
+    namespace: Name
+    name: Name
+
+
+class Value(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", gc=False
+):
+    """Base of all values: immutable, camelCase on the wire, defaults left out."""
+
+
+class Message(Value, frozen=True, tag=True, tag_field="kind"):
+    """Base of everything that travels on the log; ``kind`` on the wire is the name of the class."""
+
+
+class Taint(Value, frozen=True):
+    """A taint of a node (core/v1 Taint). ``effect`` is kept as it came, known or not."""
+
+    key: str
+    effect: str
+    value: str = ""
+
+
+class Node(Value, frozen=True):
+    """What the engine needs to know of a node.
+
+    Attributes:
+        uid: The identity. A node that comes back under the same name with another uid is another node.
+        unschedulable: Cordoned. Shown to people; placement follows taints alone, as in Kubernetes.
+        ready: The Ready condition. Shown to people; it does not decide placement.
+    """
+
+    backend: Name
+    name: Name
+    uid: Name
+    labels: dict[str, str] = {}
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    ready: bool = True
+
+    @property
+    def key(self) -> NodeKey:
+        """Which node this is."""
+        return NodeKey(self.backend, self.name)
+
+
+class Owner(Value, frozen=True):
+    """The DaemonSet that a pod belongs to (its controller reference)."""
+
+    name: Name
+    uid: Name
+
+
+class Pod(Value, frozen=True):
+    """What the engine needs to know of a pod; not the whole API object.
+
+    Attributes:
+        node: Name of the node that it runs on or is bound for.
+        node_uid: Identity of that node if the backend knows it; empty means any node of that name.
+        revision: Content hash of the template that it was made from.
+        ready_since_ms: Since when it has been ready; 0 if it is not.
+        deleting: It is on its way out (deletionTimestamp is set).
+    """
+
+    backend: Name
+    namespace: Name
+    name: Name
+    uid: Name
+    node: Name
+    owner: Owner
+    revision: str
+    node_uid: str = ""
+    phase: Phase = "Pending"
+    ready: bool = False
+    ready_since_ms: Whole = 0
+    created_ms: Whole = 0
+    deleting: bool = False
+
+    @property
+    def key(self) -> PodKey:
+        """Which pod this is."""
+        return PodKey(self.backend, self.namespace, self.name)
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it belongs to."""
+        return SetKey(self.namespace, self.owner.name)
+
+    @property
+    def node_key(self) -> NodeKey:
+        """The node that it belongs to."""
+        return NodeKey(self.backend, self.node)
+
+    @property
+    def finished(self) -> bool:
+        """Its containers have ended for good (phase Failed or Succeeded)."""
+        return self.phase in {"Failed", "Succeeded"}
+
+    @property
+    def live(self) -> bool:
+        """It counts as the node's pod: neither finished nor on its way out."""
+        return not self.deleting and self.phase not in {"Failed", "Succeeded"}
+
+
+class Requirement(Value, frozen=True):
+    """One requirement on labels or fields (core/v1 NodeSelectorRequirement, meta/v1 LabelSelectorRequirement)."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class Selector(Value, frozen=True):
+    """Which pods belong to a set (meta/v1 LabelSelector)."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: tuple[Requirement, ...] = ()
+
+
+class UpdateStrategy(Value, frozen=True):
+    """How a change of the template reaches pods that already run.
+
+    ``max_unavailable`` and ``max_surge`` are a number or a percentage such as ``"10%"``.
+    """
+
+    type: Literal["OnDelete", "RollingUpdate"] = "OnDelete"
+    max_unavailable: int | str = 1
+    max_surge: int | str = 0
+
+
+class DaemonSet(Value, frozen=True):
+    """A DaemonSet, complete as far as the engine decides by it.
+
+    Attributes:
+        uid: The identity; a set that is deleted and made anew has another one.
+        generation: Raised by one with every change of the spec.
+        backend: The only backend whose nodes it is for; empty means every backend of the fleet.
+        template: The pod template as canonical JSON (keys sorted), complete, unknown fields included.
+    """
+
+    namespace: Name
+    name: Name
+    uid: Name
+    generation: Whole
+    selector: Selector
+    template: msgspec.Raw
+    backend: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    update_strategy: UpdateStrategy = UpdateStrategy()
+    min_ready_seconds: Whole = 0
+    revision_history_limit: Whole = 10
+    created_ms: Whole = 0
+
+    @property
+    def key(self) -> SetKey:
+        """Which set this is."""
+        return SetKey(self.namespace, self.name)
+
+
+class Revision(Value, frozen=True):
+    """One version of a set's pod template, named by its content.
+
+    Attributes:
+        daemonset_uid: Identity of the set.
+        hash: Content hash of ``template``; pods carry it as ``Pod.revision``.
+        number: Counts up with each version of this set, from 1.
+        template: Canonical JSON, as in ``DaemonSet.template``.
+    """
+
+    namespace: Name
+    daemonset: Name
+    daemonset_uid: Name
+    hash: Name
+    number: Whole
+    template: msgspec.Raw
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that this is a revision of."""
+        return SetKey(self.namespace, self.daemonset)
+
+
+class Status(Value, frozen=True):
+    """How far a set has come (apps/v1 DaemonSetStatus; same words, same meaning).
+
+    Source: pkg/controller/daemon/daemon_controller.go, updateDaemonSetStatus.
+    """
+
+    namespace: Name
+    daemonset: Name
+    daemonset_uid: Name
+    observed_generation: Whole
+    revision: str = ""
+    desired_number_scheduled: Whole = 0
+    current_number_scheduled: Whole = 0
+    number_misscheduled: Whole = 0
+    number_ready: Whole = 0
+    number_available: Whole = 0
+    number_unavailable: Whole = 0
+    updated_number_scheduled: Whole = 0
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that this is the status of."""
+        return SetKey(self.namespace, self.daemonset)

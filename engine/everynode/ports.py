@@ -1,0 +1,201 @@
+"""What the core's surroundings promise each other: the log, adapters, time.
+
+Protocols only; the runtime implements ``Bus`` and ``Clock``, adapters implement ``Adapter``. This module knows the
+core's values and nothing of NATS, Kubernetes or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from everynode.core.commands import Command, Outcome
+from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
+from everynode.core.values import Node, NodeKey, Pod, PodKey
+
+
+class Outgoing(NamedTuple):
+    """A message on its way to the log.
+
+    Attributes:
+        ttl_seconds: After how long the server drops it (tombstones); ``None``: with the log's own age limit.
+    """
+
+    subject: str
+    payload: bytes
+    ttl_seconds: int | None = None
+
+
+class Received(NamedTuple):
+    """A message as the log has it.
+
+    Attributes:
+        sequence: Its place in LOG, also when it was read from STATE; 0 if LOG no longer has it.
+        time_ms: When LOG took it in, by the server's clock. When it was read from STATE: when STATE did.
+    """
+
+    sequence: int
+    time_ms: int
+    subject: str
+    payload: bytes
+
+
+class Delivery(Protocol):
+    """One command as the log hands it out; it comes again until it is acknowledged."""
+
+    received: Received
+    delivery_count: int
+
+    async def ack(self) -> None:
+        """Say that its outcome is stored; it will not come again. Repeating this is harmless."""
+        ...
+
+    async def nak(self, delay_ms: int) -> None:
+        """Ask for it again after a delay."""
+        ...
+
+    async def in_progress(self) -> None:
+        """Say that it is still being worked on, so that it is not handed out again yet."""
+        ...
+
+
+class Bus(Protocol):
+    """The log of one fleet, and what goes beside it."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> int:
+        """Store messages in this order and return the last one's sequence.
+
+        Each run of up to 1,000 is taken whole or not at all.
+
+        Raises:
+            UnavailableError: Nothing of the run that failed was stored; runs before it were.
+            OutcomeUnknownError: There was no answer.
+        """
+        ...
+
+    async def publish_fenced(self, messages: Sequence[Outgoing], expected_sequence: int) -> int:
+        """Store 1 to 1,000 messages whole if ``expected_sequence`` is still the last on the first one's subject.
+
+        Returns:
+            The sequence of the last message.
+
+        Raises:
+            StaleError: Someone else wrote to that subject first; nothing was stored.
+            UnavailableError: Nothing was stored.
+            OutcomeUnknownError: There was no answer.
+        """
+        ...
+
+    async def last(self, subject: str) -> Received | None:
+        """Read the last message on a subject: from LOG, or from STATE (sequence 0) once LOG has let go of it."""
+        ...
+
+    def read_state(self, subjects: Sequence[str]) -> AsyncIterator[list[Received]]:
+        """Read STATE once, from its first to what was its last message when reading began, in the log's order."""
+        ...
+
+    def follow(self, subjects: Sequence[str], from_sequence: int) -> AsyncIterator[list[Received]]:
+        """Read LOG from a sequence on, in order, without a gap, for ever; an empty list is a sign of life.
+
+        Survives restarts of the server. Closing the iterator ends it.
+
+        Raises:
+            StaleError: The log ends before a sequence that was already read: it is another log, or an older
+                copy; whoever follows must start again from STATE.
+        """
+        ...
+
+    def commands(self, backend: str, in_flight_max: int) -> AsyncIterator[Delivery]:
+        """Hand out the commands for one backend, in order, at least once each, shared by all who ask."""
+        ...
+
+    async def announce(self, subject: str, payload: bytes) -> None:
+        """Say something beside the log to whoever listens now; nobody has to."""
+        ...
+
+    async def request(self, subject: str, payload: bytes, timeout_ms: int) -> bytes:
+        """Ask something beside the log.
+
+        Raises:
+            UnavailableError: Nobody answered in time.
+        """
+        ...
+
+    async def serve(self, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Answer requests on a subject beside the log, until the bus is closed."""
+        ...
+
+
+class Clock(Protocol):
+    """Time for those who must wait. Nothing that is decided depends on it."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, by this machine's clock."""
+        ...
+
+    async def sleep_ms(self, duration_ms: int) -> None:
+        """Wait."""
+        ...
+
+
+class ListBegun(NamedTuple):
+    """The adapter starts to list everything of a kind; what it names until ``ListEnded`` is all there is."""
+
+    kind: Literal["nodes", "pods"]
+
+
+class ListEnded(NamedTuple):
+    """The list is complete: what the log knows and the list did not name is gone."""
+
+    kind: Literal["nodes", "pods"]
+
+
+Observation = NodeObserved | NodeGone | PodObserved | PodGone | ListBegun | ListEnded
+
+
+class View(Protocol):
+    """What the log knows of one backend; changes as the log grows."""
+
+    @property
+    def nodes(self) -> Mapping[NodeKey, Node]:
+        """The backend's nodes."""
+        ...
+
+    @property
+    def pods(self) -> Mapping[PodKey, Pod]:
+        """The backend's pods of this fleet's sets."""
+        ...
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """One backend, seen and changed. Everything else is done by the adapter host (``runtime.host``)."""
+
+    backend: str
+    """Name of the backend in this fleet."""
+
+    identity: str
+    """Which backend this really is (a cluster's uid, say): a fleet refuses another one under the same name."""
+
+    def observe(self, known: View) -> AsyncIterator[Observation]:
+        """Say what is, then what changes, for ever.
+
+        First a complete list of nodes and one of pods (between ``ListBegun`` and ``ListEnded``), then changes as
+        they come. After any doubt, list again. Repeats are harmless: the host publishes only differences.
+
+        Raises:
+            UnavailableError: The backend cannot be reached; the host waits and calls this again.
+        """
+        ...
+
+    async def apply(self, command: Command) -> Outcome:
+        """Make it so, and say what became of it. Idempotent: a repeat is harmless and says the same.
+
+        A create whose pod exists and is ours is done; one whose name belongs to someone else is refused.
+        A delete applies only to the pod with that uid; if that one is gone, it is done.
+
+        Raises:
+            UnavailableError: Nothing happened; the host tries again later.
+            OutcomeUnknownError: It may have happened; the host calls again, and ``apply`` looks first.
+        """
+        ...

@@ -1,0 +1,270 @@
+"""Bytes to messages and back, and which subject a message belongs on.
+
+Used by everything that reads or writes the log. What comes from the bus is not trusted: a message is decoded into
+one of the known kinds, within its limits, and must stand on the subject that it names itself; anything else is
+a ``MalformedMessageError`` and changes nothing. docs/wire.md describes the same format for other languages.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeGone,
+    NodeObserved,
+    PodGone,
+    PodObserved,
+    RevisionGone,
+    RevisionRecorded,
+    StatusGone,
+    StatusReported,
+    Tick,
+)
+from everynode.core.identity import shard_of
+from everynode.core.values import NodeKey, PodKey, SetKey
+from everynode.errors import ConfigurationError, MalformedMessageError
+
+SCHEMA_VERSION = 1
+PAYLOAD_BYTES_MAX = 1024 * 1024  # nats-server's default max_payload
+
+AnyMessage = (
+    NodeObserved
+    | NodeGone
+    | PodObserved
+    | PodGone
+    | DaemonSetObserved
+    | DaemonSetGone
+    | RevisionRecorded
+    | RevisionGone
+    | Decision
+    | CreatePod
+    | DeletePod
+    | Outcome
+    | StatusReported
+    | StatusGone
+    | Tick
+)
+
+TOMBSTONES = (NodeGone, PodGone, DaemonSetGone, RevisionGone, StatusGone)
+
+_FLEET = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class _Header(msgspec.Struct):
+    v: int
+    kind: str
+
+
+_header_decoder = msgspec.json.Decoder(_Header)
+_decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
+_encoder = msgspec.json.Encoder()
+_PREFIX = f'{{"v":{SCHEMA_VERSION},'.encode()
+
+
+class KindOfSubject(NamedTuple):
+    """A kind of subject below the fleet's prefix, and whether STATE keeps its last message."""
+
+    name: str
+    kept_in_state: bool
+
+
+KINDS = (
+    KindOfSubject("node", kept_in_state=True),
+    KindOfSubject("pod", kept_in_state=True),
+    KindOfSubject("daemonset", kept_in_state=True),
+    KindOfSubject("revision", kept_in_state=True),
+    KindOfSubject("decision", kept_in_state=False),
+    KindOfSubject("command", kept_in_state=False),
+    KindOfSubject("outcome", kept_in_state=False),
+    KindOfSubject("status", kept_in_state=True),
+    KindOfSubject("notice", kept_in_state=False),
+    KindOfSubject("tick", kept_in_state=False),
+)
+
+
+@functools.lru_cache(maxsize=65_536)
+def token(text: str) -> str:
+    """Write text as one token of a subject: everything but letters, digits, ``-`` and ``_`` percent-encoded."""
+    if _PLAIN.fullmatch(text):
+        return text
+    return quote(text, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+class Subjects:
+    """The subjects of one fleet.
+
+    Args:
+        fleet: Name of the fleet: lower-case letters, digits and ``-``, at most 32 characters.
+        shards: How many shards the fleet was created with.
+
+    Raises:
+        ConfigurationError: The name is not allowed, or there is no shard.
+    """
+
+    def __init__(self, fleet: str, shards: int) -> None:
+        """Check the name once, so that every subject made from it is valid."""
+        if not _FLEET.fullmatch(fleet):
+            message = (
+                f"fleet {fleet!r}: the name must be lower-case letters, digits and '-', "
+                "start and end with a letter or digit, and have at most 32 characters"
+            )
+            raise ConfigurationError(message)
+        if shards < 1:
+            message = f"fleet {fleet}: shards is {shards}; it must be at least 1"
+            raise ConfigurationError(message)
+        self.fleet = fleet
+        self.shards = shards
+        self.prefix = f"everynode.{fleet}"
+
+    def of_set(self, kind: str, key: SetKey) -> str:
+        """Name the subject of this kind (``daemonset``, ``decision``, ``status``, ...) for one set."""
+        shard = shard_of(key, self.shards)
+        return f"{self.prefix}.{kind}.{shard}.{token(key.namespace)}.{token(key.name)}"
+
+    def of_revision(self, key: SetKey, revision: str) -> str:
+        """Name the subject of one revision of one set."""
+        return f"{self.of_set('revision', key)}.{token(revision)}"
+
+    def of_node(self, key: NodeKey) -> str:
+        """Name the subject of one node."""
+        return f"{self.prefix}.node.{token(key.backend)}.{token(key.name)}"
+
+    def _of_pod(self, key: PodKey, owner: SetKey) -> str:
+        shard = shard_of(owner, self.shards)
+        tail = f"{token(key.backend)}.{token(key.namespace)}.{token(key.name)}"
+        return f"{self.prefix}.pod.{shard}.{tail}"
+
+    def of(self, message: AnyMessage) -> str:
+        """Name the one subject that this message belongs on."""
+        match message:
+            case NodeObserved(node=node):
+                return self.of_node(node.key)
+            case NodeGone():
+                return self.of_node(message.key)
+            case PodObserved(pod=pod):
+                return self._of_pod(pod.key, pod.set_key)
+            case PodGone():
+                return self._of_pod(message.key, message.set_key)
+            case DaemonSetObserved(daemonset=daemonset):
+                return self.of_set("daemonset", daemonset.key)
+            case DaemonSetGone():
+                return self.of_set("daemonset", message.key)
+            case RevisionRecorded(revision=revision):
+                return self.of_revision(revision.set_key, revision.hash)
+            case RevisionGone():
+                return self.of_revision(message.set_key, message.hash)
+            case Decision():
+                return self.of_set("decision", message.set_key)
+            case CreatePod() | DeletePod():
+                shard = shard_of(message.set_key, self.shards)
+                tail = f"{token(message.backend)}.{token(message.node)}.{shard}.{token(message.id)}"
+                return f"{self.prefix}.command.{tail}"
+            case Outcome():
+                shard = shard_of(message.set_key, self.shards)
+                return f"{self.prefix}.outcome.{shard}.{token(message.id)}"
+            case StatusReported(status=status):
+                return self.of_set("status", status.set_key)
+            case StatusGone():
+                return self.of_set("status", message.set_key)
+            case Tick():
+                return f"{self.prefix}.tick.{message.shard}"
+
+    def of_kind(self, kind: str) -> str:
+        """Name all subjects of a kind: ``everynode.<fleet>.<kind>.>``."""
+        return f"{self.prefix}.{kind}.>"
+
+    def stored(self) -> list[str]:
+        """Name the subjects that the stream LOG takes in."""
+        return [self.of_kind(kind.name) for kind in KINDS]
+
+    def kept(self) -> list[str]:
+        """Name the subjects whose last message the stream STATE keeps."""
+        return [self.of_kind(kind.name) for kind in KINDS if kind.kept_in_state]
+
+    def loaded_by_worker(self, shards: list[int]) -> list[str]:
+        """Name what a worker that has these shards reads from STATE when it starts."""
+        if len(shards) == self.shards:
+            return self.kept()
+        kinds = ("pod", "daemonset", "revision", "status")
+        return [
+            self.of_kind("node"),
+            *(f"{self.prefix}.{kind}.{shard}.>" for shard in shards for kind in kinds),
+        ]
+
+    def followed_by_worker(self, shards: list[int]) -> list[str]:
+        """Name what a worker that has these shards reads from the log."""
+        if len(shards) == self.shards:
+            return [self.of_kind(kind.name) for kind in KINDS if kind.name != "notice"]
+        subjects = [self.of_kind("node")]
+        for shard in shards:
+            kinds = ("pod", "daemonset", "revision", "decision", "outcome", "status")
+            subjects.extend(f"{self.prefix}.{kind}.{shard}.>" for kind in kinds)
+            subjects.append(f"{self.prefix}.command.*.*.{shard}.*")
+            subjects.append(f"{self.prefix}.tick.{shard}")
+        return subjects
+
+    def commands_for(self, backend: str) -> str:
+        """Name the commands for one backend's adapter."""
+        return f"{self.prefix}.command.{token(backend)}.>"
+
+
+def encode(message: AnyMessage) -> bytes:
+    """Write a message as the bytes that go on the log.
+
+    Raises:
+        MalformedMessageError: It would be larger than the log takes.
+    """
+    payload = _PREFIX + _encoder.encode(message)[1:]
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        text = (
+            f"{type(message).__name__} has {len(payload)} bytes; the log takes at most "
+            f"{PAYLOAD_BYTES_MAX}: make the object smaller"
+        )
+        raise MalformedMessageError(text)
+    return payload
+
+
+def decode(payload: bytes) -> AnyMessage:
+    """Read a message.
+
+    Raises:
+        MalformedMessageError: It is too large, not JSON, of another schema version or an unknown kind,
+            or a field is missing, of the wrong type or out of its range.
+    """
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        text = f"{len(payload)} bytes; at most {PAYLOAD_BYTES_MAX} are read"
+        raise MalformedMessageError(text)
+    try:
+        header = _header_decoder.decode(payload)
+        if header.v != SCHEMA_VERSION:
+            text = (
+                f"schema version {header.v} of {header.kind}; this program reads version "
+                f"{SCHEMA_VERSION}: use one program version for the whole fleet"
+            )
+            raise MalformedMessageError(text)
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedMessageError(f"not a message: {error}") from error
+
+
+def decode_from(subjects: Subjects, subject: str, payload: bytes) -> AnyMessage:
+    """Read a message and check that it stands on its own subject.
+
+    Raises:
+        MalformedMessageError: As ``decode``; or the subject belongs to something else than what the body names.
+    """
+    message = decode(payload)
+    expected = subjects.of(message)
+    if subject != expected:
+        text = f"{type(message).__name__} belongs on {expected}"
+        raise MalformedMessageError(text)
+    return message

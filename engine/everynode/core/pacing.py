@@ -64,6 +64,11 @@ def retry_delay_ms(attempt: int) -> int:
     return min(RETRY_FIRST_MS << doublings, RETRY_LAST_MS)
 
 
+class _Heard(NamedTuple):
+    time_ms: int
+    good: bool
+
+
 class SlowStart:
     """How many creates of one set may be pending: 1, then one more for each that went well, 1 again after a failure.
 
@@ -77,26 +82,30 @@ class SlowStart:
         self._window = WINDOW_START
         self._basis = 0
         self._decided_ms = 0
-        self._outcomes: dict[int, bool] = {}
+        self._outcomes: dict[int, _Heard] = {}
 
-    def decided(self, window: int, basis: int, at_ms: int) -> None:
+    def decided(self, window: int, basis: int, time_ms: int) -> None:
         """Take over the window of a decision; outcomes up to its basis are in it already."""
-        self._window, self._basis, self._decided_ms = window, basis, at_ms
+        self._window, self._basis, self._decided_ms = window, basis, time_ms
         self._outcomes = {
-            sequence: good for sequence, good in self._outcomes.items() if sequence > basis
+            sequence: heard for sequence, heard in self._outcomes.items() if sequence > basis
         }
 
-    def heard(self, sequence: int, *, good: bool) -> None:
+    def heard(self, sequence: int, time_ms: int, *, good: bool) -> None:
         """Take in the outcome of a create."""
         if sequence > self._basis:
-            self._outcomes[sequence] = good
+            self._outcomes[sequence] = _Heard(time_ms, good)
 
     def window(self, limits: Limits, now_ms: int) -> int:
         """Say how many creates may be pending now."""
-        quiet = now_ms - self._decided_ms > limits.horizon_ms
-        window = WINDOW_START if quiet else self._window
-        last_failure = max((seq for seq, good in self._outcomes.items() if not good), default=-1)
-        if last_failure >= 0:
-            window = WINDOW_START
-        window += sum(1 for sequence in self._outcomes if sequence > last_failure)
+        oldest_ms = now_ms - limits.horizon_ms
+        outcomes = [
+            (sequence, heard.good)
+            for sequence, heard in self._outcomes.items()
+            if heard.time_ms >= oldest_ms
+        ]
+        last_failure = max((sequence for sequence, good in outcomes if not good), default=None)
+        known = self._decided_ms >= oldest_ms and last_failure is None
+        window = self._window if known else WINDOW_START
+        window += sum(1 for sequence, _ in outcomes if sequence > (last_failure or 0))
         return min(window, limits.creates_max)

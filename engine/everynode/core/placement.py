@@ -103,10 +103,15 @@ class Backlog:
     first ``BACKLOG_NODES_MAX`` of them. It is a cache: what ``first`` returns depends on its arguments alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nodes_max: int = BACKLOG_NODES_MAX) -> None:
         """Start with nothing remembered."""
+        self._nodes_max = nodes_max
         self._queue: list[tuple[NodeKey, int]] = []
         self._considered = BitMap()
+
+    def __len__(self) -> int:
+        """Count the nodes that are remembered."""
+        return len(self._queue)
 
     def forget(self, ids: BitMap) -> None:
         """Look afresh at ids that may stand for other nodes now."""
@@ -115,13 +120,13 @@ class Backlog:
     def first(
         self, candidates: BitMap, count_max: int, key_of: Callable[[int], NodeKey]
     ) -> list[int]:
-        """Return the first ``count_max`` candidates, sorted by key."""
+        """Return the first ``count_max`` candidates (no more than are remembered), sorted by key."""
         if len(candidates) <= count_max:
             self._queue, self._considered = [], BitMap()
             return [node_id for _, node_id in sorted((key_of(item), item) for item in candidates)]
         self._considered &= candidates
         fresh = candidates - self._considered
-        if len(fresh) > BACKLOG_NODES_MAX or not self._queue:
+        if len(fresh) > self._nodes_max or not self._queue:
             self._refill(candidates, key_of)
         else:
             self._take_in(fresh, key_of)
@@ -133,7 +138,7 @@ class Backlog:
 
     def _refill(self, candidates: BitMap, key_of: Callable[[int], NodeKey]) -> None:
         pairs = ((key_of(node_id), node_id) for node_id in candidates)
-        self._queue = heapq.nsmallest(BACKLOG_NODES_MAX, pairs)
+        self._queue = heapq.nsmallest(self._nodes_max, pairs)
         self._considered = BitMap(candidates)
 
     def _take_in(self, fresh: BitMap, key_of: Callable[[int], NodeKey]) -> None:
@@ -142,6 +147,7 @@ class Backlog:
             entry = (key_of(node_id), node_id)
             if entry < last:  # later ones are found when the queue has run out
                 bisect.insort(self._queue, entry)
+        del self._queue[self._nodes_max :]
         self._considered |= fresh
 
     def _scan(

@@ -114,9 +114,15 @@ class SetState:
         """Say whether a pod belongs to the set as it is now, not to an earlier one of the same name."""
         return self.daemonset is not None and pod.owner.uid == self.daemonset.uid
 
+    def _current(self, uid: str, generation: int) -> bool:
+        """Say whether this is the generation that is wanted now; 0 stands for a set that was deleted."""
+        if self.daemonset is None:
+            return generation == 0
+        return (uid, generation) == (self.daemonset.uid, self.daemonset.generation)
+
     def set_wanted(self, daemonset: DaemonSet, constraints: Constraints, revision: str) -> None:
         """Take over what is wanted now; every node is looked at afresh."""
-        if self.daemonset is None or daemonset.generation != self.daemonset.generation:
+        if not self._current(daemonset.uid, daemonset.generation):
             self.cooling_nodes.clear()  # a new generation is a new try
         self.daemonset, self.constraints, self.revision = daemonset, constraints, revision
         self.gone = None
@@ -124,7 +130,7 @@ class SetState:
 
     def set_gone(self, gone: DaemonSetGone) -> None:
         """Take over that nothing is wanted any more."""
-        self.daemonset, self.constraints, self.gone = None, None, gone
+        self.daemonset, self.constraints, self.revision, self.gone = None, None, "", gone
         self.cooling_nodes.clear()
         self.journal_position = -1
 
@@ -185,8 +191,9 @@ class SetState:
 
     @property
     def empty(self) -> bool:
-        """Nothing is wanted, nothing is there and nothing is on its way."""
-        return self.daemonset is None and not self.pods and not self.pending
+        """Nothing is wanted, nothing is there, on its way or on record."""
+        wanted = self.daemonset is not None
+        return not (wanted or self.pods or self.pending or self.revisions or self.status)
 
     # Commands
 
@@ -235,25 +242,25 @@ class SetState:
         else:
             self.deletes_pending += step
 
-    def decided(self, decision: Decision, sequence: int) -> None:
+    def decided(self, decision: Decision, sequence: int, time_ms: int) -> None:
         """Take in a decision from the log, ours or another worker's: it is the fence for the next one."""
         if sequence <= self.fence:
             return
         self.fence = sequence
         self.blocked_until = max(self.blocked_until, sequence + decision.size)
-        self.slow_start.decided(decision.window, decision.basis, decision.at_ms)
+        self.slow_start.decided(decision.window, decision.basis, time_ms)
 
     def heard(self, outcome: Outcome, sequence: int, time_ms: int) -> Cooling | None:
         """Take in what became of a command; returns how long its node is left alone, if it did not work."""
         good = outcome.result == "done"
         if outcome.verb == "create" and outcome.result != "superseded":
-            self.slow_start.heard(sequence, good=good)
+            self.slow_start.heard(sequence, time_ms, good=good)
         pending = self.pending.get(outcome.id)
         if good or pending is None:
             return None
         self.settle(outcome.id)
         command = pending.command
-        if self.daemonset is None or command.generation != self.daemonset.generation:
+        if not self._current(command.daemonset_uid, command.generation):
             return None  # a new generation is a new try
         attempt = command.attempt + 1
         cooling = Cooling(attempt, time_ms, time_ms + retry_delay_ms(attempt))

@@ -154,17 +154,17 @@ class FleetState:
             case RevisionRecorded():
                 self._revision_recorded(message, sequence)
             case RevisionGone():
-                self._revision_gone(message, sequence)
+                self._revision_gone(message, sequence, time_ms)
             case CreatePod() | DeletePod():
                 self._commanded(message, sequence)
             case Outcome():
                 self._outcome(message, sequence, time_ms)
             case Decision():
-                self._set(message.set_key).decided(message, sequence)
+                self._set(message.set_key).decided(message, sequence, time_ms)
             case StatusReported():
                 self._status_reported(message, sequence)
             case StatusGone():
-                self._status_gone(message, sequence)
+                self._status_gone(message, sequence, time_ms)
             case Tick():
                 pass  # it has moved the clock
 
@@ -262,8 +262,9 @@ class FleetState:
             state.revision_sequences[revision.hash] = sequence
             state.revisions[revision.hash] = revision
 
-    def _revision_gone(self, message: RevisionGone, sequence: int) -> None:
+    def _revision_gone(self, message: RevisionGone, sequence: int, time_ms: int) -> None:
         state = self._set(message.set_key)
+        self._remember(time_ms, sequence, state.key, None)
         if state.revision_sequences.get(message.hash, 0) < sequence:
             state.revision_sequences[message.hash] = sequence
             state.revisions.pop(message.hash, None)
@@ -292,8 +293,9 @@ class FleetState:
             state.status_sequence = sequence
             state.status = message.status
 
-    def _status_gone(self, message: StatusGone, sequence: int) -> None:
+    def _status_gone(self, message: StatusGone, sequence: int, time_ms: int) -> None:
         state = self._set(message.set_key)
+        self._remember(time_ms, sequence, state.key, None)
         if state.status_sequence < sequence:
             state.status_sequence = sequence
             state.status = None

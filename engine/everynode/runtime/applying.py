@@ -1,0 +1,206 @@
+"""Writing down what people want: apply and delete, each as a compare-and-set on the log.
+
+The command line calls these. They read the last message of the set, work out what would change, and publish with its
+sequence as the condition; whoever loses reads again. They do not check whether a set is valid (``manifest`` has).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from everynode import wire
+from everynode.core.events import DaemonSetGone, DaemonSetObserved
+from everynode.core.identity import canonical, derived_uid
+from everynode.core.values import DaemonSet, SetKey
+from everynode.errors import (
+    InvalidObjectError,
+    MalformedMessageError,
+    OutcomeUnknownError,
+    Problem,
+    StaleError,
+)
+from everynode.ports import Clock, Outgoing
+from everynode.runtime.clock import SystemClock
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.view import last_good
+
+ATTEMPTS_MAX = 5
+_OUTSIDE_SPEC = ("labels", "annotations", "uid", "generation", "created_ms")
+
+Action = Literal["created", "configured", "unchanged"]
+Cascade = Literal["background", "orphan"]
+
+
+class Applied(NamedTuple):
+    """What became of an ``apply``.
+
+    Attributes:
+        daemonset: The set as the log has it now (or would have it, for a dry run).
+        sequence: Where the log has it; 0 if LOG has let go of it, or for a dry run.
+    """
+
+    action: Action
+    daemonset: DaemonSet
+    sequence: int
+
+
+class _Known(NamedTuple):
+    """What the log knows of a set; ``sequence`` is the last on its subject, whatever stands there."""
+
+    daemonset: DaemonSet | None
+    sequence: int
+
+
+async def apply(
+    bus: JetStreamBus,
+    daemonset: DaemonSet,
+    *,
+    dry_run: bool = False,
+    clock: Clock | None = None,
+) -> Applied:
+    """Make it so that this set is wanted as it is given.
+
+    The set keeps its uid; its generation goes up by one if its spec changed. Nothing changed: nothing is published.
+
+    Args:
+        bus: The fleet's log.
+        daemonset: What is wanted; its uid, generation and creation time are worked out here.
+        dry_run: Publish nothing.
+        clock: Says when a new set was created.
+
+    Raises:
+        InvalidObjectError: It changes what cannot be changed.
+        MalformedMessageError: It is too large.
+        StaleError: Others kept writing to this set.
+        UnavailableError: Nothing was published.
+        OutcomeUnknownError: It may have been published.
+    """
+    created_ms = (clock or SystemClock()).now_ms()
+    new_uid = derived_uid(secrets.token_hex(16))
+    tried: Applied | None = None
+    attempts = 0
+    while True:
+        known = await _read(bus, daemonset.key)
+        if tried is not None and known.daemonset == tried.daemonset:
+            return tried._replace(sequence=known.sequence)  # the answer was lost, not the message
+        planned = _plan(known, daemonset, new_uid, created_ms)
+        if planned.action == "unchanged":
+            return planned
+        if dry_run:
+            return planned._replace(sequence=0)
+        message = DaemonSetObserved(daemonset=planned.daemonset)
+        outgoing = Outgoing(bus.subjects.of(message), wire.encode(message))
+        attempts += 1
+        try:
+            sequence = await bus.publish_fenced([outgoing], known.sequence)
+        except (StaleError, OutcomeUnknownError) as error:
+            if attempts == ATTEMPTS_MAX:
+                raise
+            if isinstance(error, OutcomeUnknownError):
+                tried = planned
+        else:
+            return planned._replace(sequence=sequence)
+
+
+async def delete(bus: JetStreamBus, key: SetKey, cascade: Cascade = "background") -> bool:
+    """Make it so that a set is no longer wanted.
+
+    Args:
+        bus: The fleet's log.
+        key: Which set.
+        cascade: Whether its pods go with it (``background``) or stay, unmanaged (``orphan``).
+
+    Returns:
+        Whether there was such a set.
+
+    Raises:
+        StaleError: Others kept writing to this set.
+        UnavailableError: Nothing was published.
+        OutcomeUnknownError: It may have been published.
+    """
+    may_be_done = False
+    attempts = 0
+    while True:
+        known = await _read(bus, key)
+        if known.daemonset is None:
+            return may_be_done
+        message = DaemonSetGone(
+            namespace=key.namespace,
+            name=key.name,
+            uid=known.daemonset.uid,
+            cascade=cascade,
+            why="deleted by a person",
+        )
+        outgoing = Outgoing(
+            bus.subjects.of(message), wire.encode(message), bus.tombstone_ttl_seconds
+        )
+        attempts += 1
+        try:
+            await bus.publish_fenced([outgoing], known.sequence)
+        except (StaleError, OutcomeUnknownError) as error:
+            if attempts == ATTEMPTS_MAX:
+                raise
+            may_be_done |= isinstance(error, OutcomeUnknownError)
+        else:
+            return True
+
+
+async def _read(bus: JetStreamBus, key: SetKey) -> _Known:
+    """Read what the log knows of a set; a message that cannot be read does not hide the one before it."""
+    last = await bus.last(bus.subjects.of_set("daemonset", key))
+    if last is None:
+        return _Known(None, 0)
+    good = last
+    try:
+        message = wire.decode_from(bus.subjects, last.subject, last.payload)
+    except MalformedMessageError:
+        found = await last_good(bus, last)
+        if found is None:
+            return _Known(None, last.sequence)
+        good = found
+        message = wire.decode_from(bus.subjects, good.subject, good.payload)
+    daemonset = message.daemonset if isinstance(message, DaemonSetObserved) else None
+    return _Known(daemonset, last.sequence)
+
+
+def _plan(known: _Known, wanted: DaemonSet, new_uid: str, created_ms: int) -> Applied:
+    """Work out what the set becomes.
+
+    Raises:
+        InvalidObjectError: It changes what cannot be changed.
+    """
+    wanted = msgspec.structs.replace(wanted, template=msgspec.Raw(canonical(wanted.template)))
+    before = known.daemonset
+    if before is None:
+        created = msgspec.structs.replace(wanted, uid=new_uid, generation=1, created_ms=created_ms)
+        return Applied("created", created, known.sequence)
+    if wanted.selector != before.selector:
+        problem = Problem(
+            "spec.selector",
+            "cannot be changed, because it says which pods are the set's: "
+            "delete the set and apply it anew, or give the new one another name",
+        )
+        raise InvalidObjectError(f"DaemonSet {wanted.key}", (problem,))
+    changed = _spec(wanted) != _spec(before)
+    after = msgspec.structs.replace(
+        wanted,
+        uid=before.uid,
+        generation=before.generation + 1 if changed else before.generation,
+        created_ms=before.created_ms,
+    )
+    if changed or (after.labels, after.annotations) != (before.labels, before.annotations):
+        return Applied("configured", after, known.sequence)
+    return Applied("unchanged", before, known.sequence)
+
+
+def _spec(daemonset: DaemonSet) -> dict[str, object]:
+    """Everything by which a set's generation goes up; the template in the form that compares."""
+    fields = {
+        name: getattr(daemonset, name)
+        for name in daemonset.__struct_fields__
+        if name not in _OUTSIDE_SPEC
+    }
+    return fields | {"template": canonical(daemonset.template)}

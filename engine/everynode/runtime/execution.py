@@ -1,0 +1,300 @@
+"""Commands of one backend: taken from the log, checked, carried out by its adapter, and answered.
+
+Run by ``runtime.host``. A command comes again until it is acknowledged, and that is when its outcome is on the log.
+So none is lost; one that was carried out may be carried out again, which adapters make harmless. What concerns one set
+on one node happens one after the other, in the order of the log; everything else side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import structlog
+from msgspec.structs import replace
+
+from everynode import wire
+from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outcome_of
+from everynode.core.events import NodeObserved
+from everynode.errors import (
+    InvariantError,
+    MalformedMessageError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
+from everynode.ports import Adapter, Clock, Delivery, Outgoing
+from everynode.runtime.counts import HostCounts
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.ledger import Place
+from everynode.runtime.logbook import Logbook
+from everynode.runtime.templates import Templates
+
+log = structlog.get_logger(__name__)
+
+MS_PER_SECOND = 1_000
+REASON_LENGTH_MAX = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionLimits:
+    """How much is done at once, and how long it is tried.
+
+    Attributes:
+        in_flight_max: Commands that the log hands out before the first of them is acknowledged.
+        concurrency_max: Calls to the adapter at once.
+        apply_timeout_ms: How long one call may take; after that its outcome is unknown.
+        tries_max: After how many tries a command has failed.
+        retry_first_ms: How long to wait after the first try; twice as long after each further one.
+        retry_last_ms: The longest wait.
+        progress_interval_ms: How often the log hears that commands are still being worked on.
+        outcomes_remembered_max: Outcomes by which a repeated command is answered without another call.
+    """
+
+    in_flight_max: int = 2_048
+    concurrency_max: int = 64
+    apply_timeout_ms: int = 30_000
+    tries_max: int = 5
+    retry_first_ms: int = 500
+    retry_last_ms: int = 30_000
+    progress_interval_ms: int = 10_000
+    outcomes_remembered_max: int = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """One command in hand."""
+
+    delivery: Delivery
+    command: Command
+    place: Place
+
+
+class Execution:
+    """Carries out the commands of one backend while ``run`` runs.
+
+    Args:
+        bus: The fleet's log.
+        adapter: Who carries them out.
+        logbook: What the log knows of the backend, and where outcomes go.
+        clock: Time to wait by.
+        limits: How much and how long.
+        counts: Where to count.
+        doubt: Called when the adapter had better list everything again.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: JetStreamBus,
+        adapter: Adapter,
+        logbook: Logbook,
+        clock: Clock,
+        limits: ExecutionLimits,
+        counts: HostCounts,
+        doubt: Callable[[], None],
+    ) -> None:
+        """Prepare."""
+        self._bus = bus
+        self._adapter = adapter
+        self._logbook = logbook
+        self._ledger = logbook.ledger
+        self._templates = Templates(bus, bus.subjects)
+        self._clock = clock
+        self._limits = limits
+        self._counts = counts
+        self._doubt = doubt
+        self._queue: asyncio.Queue[_Task] = asyncio.Queue(limits.in_flight_max)
+        self._busy: dict[Place, deque[_Task]] = {}
+        self._in_hand: set[_Task] = set()
+        self._answered: OrderedDict[str, Outcome] = OrderedDict()
+        self._to_acknowledge: list[_Task] = []
+        self._stored = asyncio.Event()
+
+    async def run(self) -> None:
+        """Carry out commands until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read())
+            group.create_task(self._acknowledge())
+            group.create_task(self._report_progress())
+            for _ in range(self._limits.concurrency_max):
+                group.create_task(self._work())
+
+    # --- from the log -------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        deliveries = self._bus.commands(self._adapter.backend, self._limits.in_flight_max)
+        async with aclosing(deliveries):
+            async for delivery in deliveries:
+                task = self._open(delivery)
+                if task is None:
+                    await delivery.ack()
+                else:
+                    self._in_hand.add(task)
+                    await self._queue.put(task)
+
+    def _open(self, delivery: Delivery) -> _Task | None:
+        """Read a command; one that cannot be read is reported, and nothing else happens to it."""
+        received = delivery.received
+        try:
+            command = wire.decode_from(self._bus.subjects, received.subject, received.payload)
+        except MalformedMessageError as error:
+            self._counts.malformed += 1
+            log.warning(
+                "command refused",
+                subject=received.subject,
+                sequence=received.sequence,
+                reason=str(error),
+            )
+            return None
+        if not isinstance(command, CreatePod | DeletePod):
+            return None  # cannot be: nothing else has these subjects
+        return _Task(delivery, command, Place(command.node_key, command.daemonset_uid))
+
+    # --- carrying out -------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Take commands one after the other; leave those for a busy place to whoever is busy there."""
+        while True:
+            task = await self._queue.get()
+            waiting = self._busy.get(task.place)
+            if waiting is not None:
+                waiting.append(task)
+                continue
+            waiting = self._busy[task.place] = deque()
+            await self._try(task)
+            while waiting:
+                await self._try(waiting.popleft())
+            del self._busy[task.place]
+
+    async def _try(self, task: _Task) -> None:
+        """Carry out one command and answer it, or see to it that it comes again."""
+        known = self._answered.get(task.command.id)
+        if known is not None:
+            self._counts.repeated += 1
+            self._answer(task, known)
+            return
+        try:
+            outcome = await self._carry_out(task)
+        except (UnavailableError, OutcomeUnknownError) as error:
+            await self._try_again_later(task, str(error), getattr(error, "retry_after_ms", None))
+        except TimeoutError:
+            text = f"no answer within {self._limits.apply_timeout_ms} ms"
+            await self._try_again_later(task, text, None)
+        except Exception as error:
+            log.exception("adapter failed on a command", subject=task.delivery.received.subject)
+            await self._try_again_later(task, f"{type(error).__name__}: {error}", None)
+        else:
+            self._counts.outcomes[outcome.result] += 1
+            self._answer(task, outcome)
+
+    async def _carry_out(self, task: _Task) -> Outcome:
+        command = task.command
+        if self._logbook.time_ms() >= command.expires_ms:
+            return outcome_of(command, "superseded", "it has expired")
+        if isinstance(command, CreatePod):
+            objection = await self._objection(command, task.place)
+            if objection:
+                return outcome_of(command, "superseded", objection)
+            command = replace(command, template=await self._templates.of(command))
+        async with asyncio.timeout(self._limits.apply_timeout_ms / MS_PER_SECOND):
+            outcome = await self._adapter.apply(command)
+        if outcome.id != command.id:
+            raise InvariantError(f"the adapter answered command {command.id} with {outcome.id}")
+        if outcome.result == "done" and isinstance(command, CreatePod):
+            self._ledger.expect(command.pod_key, task.place)
+        return outcome
+
+    async def _objection(self, command: CreatePod, place: Place) -> str:
+        """Say why a create is no longer wanted; empty if it is.
+
+        A command may be handed out late, when its node has another pod by now: S1 is kept here too.
+        """
+        neighbours = self._ledger.neighbours(place, command.pod)
+        for key in neighbours:
+            pod = self._ledger.pods.get(key)
+            if pod is None:
+                self._doubt()
+                raise UnavailableError(f"pod {key.name} was created there and not observed yet")
+            if len(neighbours) > command.slot or pod.revision == command.revision:
+                return f"node {command.node} has pod {key.name} already"
+        node = self._ledger.nodes.get(command.node_key)
+        uid = node.uid if node is not None else await self._uid_on_the_log(command)
+        if uid != command.node_uid:
+            return f"node {command.node} is not the node that it was"
+        return ""
+
+    async def _uid_on_the_log(self, command: CreatePod) -> str:
+        """Look up a node that has not been read back yet, or is gone."""
+        subject = self._bus.subjects.of_node(command.node_key)
+        received = await self._bus.last(subject)
+        if received is None:
+            return ""
+        try:
+            message = wire.decode_from(self._bus.subjects, subject, received.payload)
+        except MalformedMessageError:
+            return ""
+        return message.node.uid if isinstance(message, NodeObserved) else ""
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    async def _try_again_later(self, task: _Task, reason: str, retry_after_ms: int | None) -> None:
+        tries = task.delivery.delivery_count
+        if tries >= self._limits.tries_max:
+            received = task.delivery.received
+            log.error(
+                "command given up",
+                subject=received.subject,
+                sequence=received.sequence,
+                tries=tries,
+                reason=reason,
+            )
+            self._counts.dead_lettered += 1
+            self._counts.outcomes["failed"] += 1
+            self._answer(task, outcome_of(task.command, "failed", reason[:REASON_LENGTH_MAX]))
+            return
+        self._counts.retried += 1
+        self._in_hand.discard(task)
+        await task.delivery.nak(max(self._delay_ms(tries), retry_after_ms or 0))
+
+    def _delay_ms(self, tries: int) -> int:
+        """How long to wait after so many tries: twice as long each time, and spread."""
+        longest_ms: int = min(
+            self._limits.retry_first_ms << min(tries - 1, 16), self._limits.retry_last_ms
+        )
+        return longest_ms // 2 + random.randrange(longest_ms // 2 + 1)  # noqa: S311 - no secret
+
+    def _answer(self, task: _Task, outcome: Outcome) -> None:
+        """Put the outcome on its way to the log; once it is there, the command is acknowledged."""
+        subject = self._bus.subjects.of(outcome)
+
+        def stored(_: int) -> None:
+            self._remember(outcome)
+            self._to_acknowledge.append(task)
+            self._stored.set()
+
+        self._logbook.outbox.put(Outgoing(subject, wire.encode(outcome)), stored)
+
+    def _remember(self, outcome: Outcome) -> None:
+        self._answered[outcome.id] = outcome
+        if len(self._answered) > self._limits.outcomes_remembered_max:
+            self._answered.popitem(last=False)
+
+    async def _acknowledge(self) -> None:
+        while True:
+            await self._stored.wait()
+            self._stored.clear()
+            tasks, self._to_acknowledge = self._to_acknowledge, []
+            for task in tasks:
+                self._in_hand.discard(task)
+                await task.delivery.ack()
+
+    async def _report_progress(self) -> None:
+        """Tell the log that what is in hand is still worked on, so that it is not handed out again."""
+        while True:
+            await self._clock.sleep_ms(self._limits.progress_interval_ms)
+            for task in list(self._in_hand):
+                await task.delivery.in_progress()

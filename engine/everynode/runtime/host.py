@@ -1,0 +1,139 @@
+"""The adapter host: everything that an adapter does not have to do.
+
+The command line runs one beside each adapter. It publishes what the adapter observes where that differs from what the
+log says (``observing``, ``logbook``), and has the commands for the backend carried out (``execution``). It decides
+nothing about DaemonSets, and whatever it holds it reads from the log, or asks the adapter for, when it starts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from everynode import wire
+from everynode.errors import EverynodeError, StaleError, UnavailableError
+from everynode.ports import Adapter, Clock, Controllable
+from everynode.runtime.clock import SystemClock
+from everynode.runtime.counts import HostCounts
+from everynode.runtime.execution import Execution, ExecutionLimits
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.logbook import Logbook
+from everynode.runtime.observing import ObserveLimits, Observer
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSettings:
+    """How an adapter host behaves.
+
+    Attributes:
+        observe: How patiently the adapter is observed.
+        execution: How much is carried out at once, and how long it is tried.
+    """
+
+    observe: ObserveLimits = field(default_factory=ObserveLimits)
+    execution: ExecutionLimits = field(default_factory=ExecutionLimits)
+
+
+class AdapterHost:
+    """Runs one adapter on a fleet's log until it is cancelled.
+
+    Args:
+        bus: The fleet's log.
+        adapter: The backend.
+        settings: How it behaves.
+        clock: Time to wait by.
+    """
+
+    def __init__(
+        self,
+        bus: JetStreamBus,
+        adapter: Adapter,
+        settings: HostSettings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Prepare; nothing is read before ``run``."""
+        self.listed = asyncio.Event()
+        """The first complete lists are on the log."""
+        self.counts = HostCounts()
+        self._bus = bus
+        self._adapter = adapter
+        self._settings = settings or HostSettings()
+        self._clock = clock or SystemClock()
+        self._logbook: Logbook | None = None
+
+    @property
+    def published_sequence(self) -> int:
+        """The last message that this host stored in the log; 0 before the first."""
+        return 0 if self._logbook is None else self._logbook.outbox.last_sequence
+
+    async def run(self) -> None:
+        """Observe and carry out, until cancelled; start again from STATE when the log is not what it was.
+
+        Raises:
+            ConfigurationError: The backend is not the one that the fleet knows under this name.
+            UnavailableError: The log could not be reached at the start.
+        """
+        await self._bus.record_backend(self._adapter.backend, self._adapter.identity)
+        if isinstance(self._adapter, Controllable):
+            subject = control_subject(self._bus.subjects, self._adapter.backend)
+            await self._bus.serve(subject, partial(_answer_request, self._adapter))
+        failures = 0
+        while True:
+            observer = Observer(self._adapter, self._settings.observe, self._clock, self.counts)
+            try:
+                await self._run_session(observer)
+            except* (StaleError, UnavailableError) as errors:
+                reason = str(errors.exceptions[0])
+                log.warning("host starts again", backend=self._adapter.backend, reason=reason)
+            failures = 1 if observer.listed.is_set() else failures + 1
+            await self._clock.sleep_ms(self._settings.observe.delay_ms(failures))
+
+    async def _run_session(self, observer: Observer) -> None:
+        """Load, then observe, follow and carry out."""
+        backend = self._adapter.backend
+        logbook = Logbook(self._bus, backend, self._clock, self.counts, observer.doubt)
+        from_sequence = await logbook.load()
+        self._logbook = logbook
+        execution = Execution(
+            bus=self._bus,
+            adapter=self._adapter,
+            logbook=logbook,
+            clock=self._clock,
+            limits=self._settings.execution,
+            counts=self.counts,
+            doubt=observer.doubt,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(logbook.write_out())
+            group.create_task(logbook.follow(from_sequence))
+            group.create_task(observer.run(logbook))
+            await observer.listed.wait()  # nothing is carried out before it is known what is
+            group.create_task(execution.run())
+            await logbook.outbox.wait_stored()
+            self.listed.set()
+
+
+def control_subject(subjects: wire.Subjects, backend: str) -> str:
+    """Name the subject beside the log on which a controllable backend is asked to do something."""
+    return f"{subjects.prefix}.control.{wire.token(backend)}"
+
+
+async def _answer_request(adapter: Controllable, payload: bytes) -> bytes:
+    """Answer a request that came over the network with JSON, whatever it was."""
+    answer: dict[str, object]
+    try:
+        request = msgspec.json.decode(payload, type=dict[str, Any])
+        answer = await adapter.control(request)
+    except (EverynodeError, msgspec.DecodeError) as error:
+        answer = {"error": str(error)}
+    except Exception as error:
+        log.exception("adapter failed on a request")
+        answer = {"error": f"the adapter failed: {type(error).__name__}"}
+    return msgspec.json.encode(answer)

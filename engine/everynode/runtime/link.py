@@ -1,0 +1,379 @@
+"""One connection to NATS that comes back by itself, and JetStream's API over it.
+
+The bus and what it is made of (``following``, ``delivering``, ``publishing``) share one ``Link``. It translates the
+library's exceptions into ours, tells who watches when the connection has come back, and opens a new
+connection when the library has given the old one up. It knows nothing of fleets or messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+from nats import errors
+from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from everynode.errors import ConfigurationError, OutcomeUnknownError, UnavailableError
+from everynode.runtime.settings import Connection
+
+SERVER_VERSION_MIN = (2, 12)
+API_TIMEOUT_MS = 5_000
+API_ATTEMPTS_MAX = 2  # how often a server is tried before the first connection is given up
+PING_INTERVAL_SECONDS = 5
+PINGS_OUTSTANDING_MAX = 2  # a connection that is dead without a word is noticed after 15 s
+RECONNECT_DELAY_MIN_MS = 50
+RECONNECT_DELAY_MAX_MS = 2_000
+PENDING_SEND_BYTES_MAX = 8 * 1024**2
+HEADER_BYTES_MAX = (
+    1_024  # what the headers that we set take at most; they count against max_payload
+)
+
+log = structlog.get_logger(__name__)
+
+
+class ApiRefusal(Exception):  # noqa: N818 - it never leaves the runtime: whoever calls translates it
+    """JetStream said no.
+
+    Args:
+        code: Its number for this very error (``err_code``).
+        description: Its words.
+    """
+
+    def __init__(self, code: int, description: str) -> None:
+        """Keep the number: it says what to do."""
+        super().__init__(f"{description} (JetStream error {code})")
+        self.code = code
+        self.description = description
+
+
+def check_server_version(version: str) -> None:
+    """Refuse a server that has no atomic batches.
+
+    Raises:
+        ConfigurationError: It is older than 2.12, or does not say how old it is.
+    """
+    needed = ".".join(map(str, SERVER_VERSION_MIN))
+    match = re.match(r"v?(\d+)\.(\d+)", version)
+    if match is None:
+        message = f"nats-server says its version is {version!r}; {needed} or newer is needed"
+        raise ConfigurationError(message)
+    if (int(match[1]), int(match[2])) < SERVER_VERSION_MIN:
+        message = f"nats-server has version {version}; {needed} or newer is needed: upgrade it"
+        raise ConfigurationError(message)
+
+
+def delay_ms(failures: int) -> int:
+    """How long to wait after so many failures in a row: doubled each time, up to a limit, with jitter."""
+    ceiling = min(RECONNECT_DELAY_MIN_MS << min(failures, 10), RECONNECT_DELAY_MAX_MS)
+    return random.randint(ceiling // 2, ceiling)  # noqa: S311 - spreads load, protects nothing
+
+
+class Link:
+    """A connection for the life of a bus. Made by ``Link.open``."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Hold no connection yet."""
+        self.connection = connection
+        self.epoch = 0
+        """Raised each time the connection has come back: consumers made before may be gone."""
+        self._client = Client()
+        self._watchers: set[asyncio.Event] = set()
+        self._served: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
+        self._closing = False
+        self._reopening: asyncio.Task[None] | None = None
+        self._last_error: Exception | None = None
+
+    @classmethod
+    async def open(cls, connection: Connection) -> Link:
+        """Connect.
+
+        Raises:
+            UnavailableError: No server answers.
+            ConfigurationError: The server is too old, or refuses who we are.
+        """
+        link = cls(connection)
+        await link._connect()
+        return link
+
+    async def close(self) -> None:
+        """End the connection for good; repeating this is harmless."""
+        self._closing = True
+        if self._reopening is not None:
+            self._reopening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reopening
+        await self._client.close()
+        self._wake()
+
+    @property
+    def connected(self) -> bool:
+        """Something that is sent now goes to a server."""
+        return bool(self._client.is_connected)
+
+    @property
+    def server_version(self) -> str:
+        """Version of the server that we are, or were last, connected to."""
+        version = self._client.connected_server_version
+        return f"{version.major}.{version.minor}.{version.patch}"
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """What the server takes at most as one message's body, with room left for our headers."""
+        return int(self._client.max_payload) - HEADER_BYTES_MAX
+
+    def watch(self, event: asyncio.Event) -> None:
+        """Set this event whenever the connection has come back or is closed."""
+        self._watchers.add(event)
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        """Leave this event alone from now on."""
+        self._watchers.discard(event)
+
+    def new_inbox(self) -> str:
+        """Name a subject that nobody else uses."""
+        return self._client.new_inbox()
+
+    async def subscribe(
+        self,
+        subject: str,
+        receive: Callable[[Msg], Awaitable[None]],
+        *,
+        messages_max: int,
+        bytes_max: int,
+    ) -> Subscription:
+        """Hear messages until the connection is closed or the subscription ended.
+
+        Raises:
+            UnavailableError: There is no connection.
+        """
+        client = self._ready()
+        return await client.subscribe(
+            subject, cb=receive, pending_msgs_limit=messages_max, pending_bytes_limit=bytes_max
+        )
+
+    async def serve(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
+        """Hear messages for the life of the link, also over a connection that replaces this one."""
+        self._served.append((subject, receive))
+        await self._client.subscribe(subject, cb=receive)
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        reply: str = "",
+    ) -> None:
+        """Send without waiting for anything.
+
+        Raises:
+            UnavailableError: There is no connection; nothing was sent.
+        """
+        client = self._ready()
+        try:
+            await client.publish(subject, payload, reply=reply, headers=headers)
+        except errors.Error as error:
+            message = f"nothing was sent to {subject}: {error}"
+            raise UnavailableError(message) from error
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout_ms: int,
+        headers: dict[str, str] | None = None,
+    ) -> bytes:
+        """Send and wait for the answer.
+
+        Raises:
+            UnavailableError: There is no connection or nobody who listens; nothing was received there.
+            OutcomeUnknownError: No answer came in time.
+        """
+        client = self._ready()
+        seconds = timeout_ms / 1000
+        try:
+            async with asyncio.timeout(
+                seconds
+            ):  # also over the sending, which the library's own leaves out
+                answer = await client.request(subject, payload, timeout=seconds, headers=headers)
+        except TimeoutError as error:
+            message = f"no answer from {subject} within {timeout_ms} ms"
+            raise OutcomeUnknownError(message) from error
+        except errors.NoRespondersError as error:
+            message = f"nobody answers on {subject}"
+            raise UnavailableError(message) from error
+        except errors.Error as error:
+            message = f"nothing was sent to {subject}: {error}"
+            raise UnavailableError(message) from error
+        return answer.data
+
+    async def call(
+        self, operation: str, body: dict[str, Any] | None = None, timeout_ms: int = API_TIMEOUT_MS
+    ) -> dict[str, Any]:
+        """Call JetStream's API with something that may be repeated, such as ``STREAM.INFO.<name>``.
+
+        Raises:
+            ApiRefusal: JetStream said no.
+            UnavailableError: There was no answer.
+        """
+        payload = msgspec.json.encode(body) if body is not None else b""
+        try:
+            answer = await self.request(f"$JS.API.{operation}", payload, timeout_ms)
+        except OutcomeUnknownError as error:
+            raise UnavailableError(str(error)) from error
+        return read_answer(answer)
+
+    def _ready(self) -> Client:
+        if not self._client.is_connected:
+            message = f"no connection to NATS at {self.connection.shown}"
+            raise UnavailableError(message)
+        return self._client
+
+    async def _connect(self) -> None:
+        """Connect a new client. It gives up by itself only until it is connected, then never."""
+        client = Client()
+        options = self._options()
+        try:
+            await client.connect(**options)
+            check_server_version(repr(client.connected_server_version).strip("<>").split(" v")[-1])
+        except (OSError, errors.Error, TimeoutError) as error:
+            await client.close()
+            raise self._translated(
+                error if self._last_error is None else self._last_error
+            ) from error
+        except BaseException:
+            await client.close()
+            raise
+        client.options["allow_reconnect"] = True
+        client.options["max_reconnect_attempts"] = -1
+        self._client = client
+
+    def _options(self) -> dict[str, Any]:
+        connection = self.connection
+        options: dict[str, Any] = {
+            "servers": list(connection.servers),
+            "name": connection.name,
+            "connect_timeout": connection.connect_timeout_ms / 1000,
+            "allow_reconnect": False,
+            "max_reconnect_attempts": API_ATTEMPTS_MAX - 1,
+            "reconnect_time_wait": RECONNECT_DELAY_MAX_MS / 10 / 1000,
+            "reconnect_to_server_handler": self._next_server,
+            "ping_interval": PING_INTERVAL_SECONDS,
+            "max_outstanding_pings": PINGS_OUTSTANDING_MAX,
+            "pending_size": PENDING_SEND_BYTES_MAX,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+        if connection.creds is not None:
+            options["user_credentials"] = str(connection.creds)
+        if connection.nkey_seed is not None:
+            options["nkeys_seed"] = str(connection.nkey_seed)
+        if connection.user is not None:
+            options |= {"user": connection.user, "password": connection.password or ""}
+        if connection.tls_ca is not None or connection.tls_cert is not None:
+            options["tls"] = self._tls()
+        return options
+
+    def _tls(self) -> ssl.SSLContext:
+        connection = self.connection
+        try:
+            context = ssl.create_default_context(
+                cafile=str(connection.tls_ca) if connection.tls_ca else None
+            )
+            if connection.tls_cert is not None and connection.tls_key is not None:
+                context.load_cert_chain(connection.tls_cert, connection.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            message = (
+                f"tls_ca, tls_cert or tls_key: {error}; they must be PEM files that belong together"
+            )
+            raise ConfigurationError(message) from error
+        return context
+
+    def _translated(self, error: Exception) -> ConfigurationError | UnavailableError:
+        """Say what kept the first connection from being made."""
+        shown = self.connection.shown
+        text = str(error).lower()
+        if isinstance(error, errors.AuthorizationError) or "authorization" in text:
+            return ConfigurationError(
+                f"NATS at {shown} refuses who we are: check user and password, creds or nkey_seed"
+            )
+        if isinstance(error, ssl.SSLError):
+            return ConfigurationError(
+                f"TLS with NATS at {shown}: {error}; check tls_ca and tls_cert"
+            )
+        return UnavailableError(f"NATS at {shown} cannot be reached: {error!r}")
+
+    def _next_server(
+        self, pool: list[Server], _information: dict[str, Any]
+    ) -> tuple[Server | None, float]:
+        """Choose the server that failed least often, after a wait that grows with its failures."""
+        server = min(pool, key=lambda candidate: candidate.reconnects)
+        return server, delay_ms(server.reconnects) / 1000
+
+    def _wake(self) -> None:
+        for event in self._watchers:
+            event.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = error
+        log.debug("nats error", error=repr(error), servers=self.connection.shown)
+
+    async def _on_disconnected(self) -> None:
+        if not self._closing:
+            log.warning("connection to NATS lost", servers=self.connection.shown)
+
+    async def _on_reconnected(self) -> None:
+        log.info("connection to NATS is back", servers=self.connection.shown)
+        self.epoch += 1
+        self._wake()
+
+    async def _on_closed(self) -> None:
+        """Replace a connection that the library gave up: some errors of a server make it do so."""
+        if self._closing or self._reopening is not None:
+            return
+        log.warning("connection to NATS was closed", error=repr(self._last_error))
+        self._reopening = asyncio.get_running_loop().create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        failures = 0
+        while True:
+            await asyncio.sleep(delay_ms(failures) / 1000)
+            try:
+                await self._connect()
+                for subject, receive in self._served:
+                    await self._client.subscribe(subject, cb=receive)
+            except (ConfigurationError, UnavailableError, errors.Error) as error:
+                failures += 1
+                log.warning("cannot connect to NATS again yet", error=str(error))
+            else:
+                break
+        self._reopening = None
+        await self._on_reconnected()
+
+
+def read_answer(answer: bytes) -> dict[str, Any]:
+    """Read what JetStream answered.
+
+    Raises:
+        ApiRefusal: It said no.
+        UnavailableError: It was no answer of JetStream's.
+    """
+    try:
+        fields = msgspec.json.decode(answer, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        message = f"JetStream's answer cannot be read: {error}"
+        raise UnavailableError(message) from error
+    refusal = fields.get("error")
+    if refusal is not None:
+        raise ApiRefusal(int(refusal.get("err_code", 0)), str(refusal.get("description", "")))
+    return fields

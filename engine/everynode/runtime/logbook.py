@@ -1,0 +1,178 @@
+"""The log as one adapter host writes it and reads it back.
+
+Used by ``runtime.host`` and its parts: ``load`` once, then ``follow`` and ``write_out`` side by side. It publishes
+facts where they differ from what the log says, and hears what others write about the same backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from everynode import wire
+from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
+from everynode.errors import MalformedMessageError, RefusedError
+from everynode.ports import Clock, Outgoing, Received
+from everynode.runtime.counts import HostCounts
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.ledger import Fact, Ledger
+from everynode.runtime.outbox import Outbox
+from everynode.runtime.view import last_good
+
+log = structlog.get_logger(__name__)
+
+
+class Logbook:
+    """What the log says of one backend, and the way to say more.
+
+    Args:
+        bus: The fleet's log.
+        backend: The backend.
+        clock: Time to wait by.
+        counts: Where to count.
+        disputed: Called when someone else wrote something about the backend that this host did not know.
+    """
+
+    def __init__(
+        self,
+        bus: JetStreamBus,
+        backend: str,
+        clock: Clock,
+        counts: HostCounts,
+        disputed: Callable[[], None],
+    ) -> None:
+        """Begin empty."""
+        self.ledger = Ledger(backend, bus.subjects)
+        self.outbox = Outbox(bus, clock)
+        self._bus = bus
+        self._backend = backend
+        self._clock = clock
+        self._counts = counts
+        self._disputed = disputed
+        self._time_ms = 0
+        self._time_heard_ms = 0
+        token = wire.token(backend)
+        prefix = bus.subjects.prefix
+        self._subjects = [f"{prefix}.node.{token}.>", f"{prefix}.pod.*.{token}.>"]
+
+    def time_ms(self) -> int:
+        """The log's time: that of the last message heard of, and what has passed since then."""
+        return self._time_ms + self._clock.now_ms() - self._time_heard_ms
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> int:
+        """Read STATE; returns from where to follow the log."""
+        self._hear_time((await self._bus.log_position()).last_time_ms)
+        last = 0
+        async for chunk in self._bus.read_state(self._subjects):
+            for received in chunk:
+                last = max(last, received.sequence)
+                fact = self._read(received)
+                if fact is not None:
+                    self.ledger.fold(fact, received)
+                else:
+                    await self._load_last_good(received)
+        return last + 1
+
+    async def _load_last_good(self, spoiled: Received) -> None:
+        good = await last_good(self._bus, spoiled)
+        fact = None if good is None else self._read(good)
+        if good is not None and fact is not None:
+            self.ledger.fold(fact, good)
+            self.ledger.spoil(spoiled)
+
+    async def follow(self, from_sequence: int) -> None:
+        """Read back what is written about this backend, by whomever, until cancelled.
+
+        Raises:
+            StaleError: The log is not what it was.
+        """
+        async for chunk in self._bus.follow(self._subjects, from_sequence):
+            for received in chunk:
+                if self.ledger.is_news(received):
+                    self._take_news(received)
+            if chunk:
+                self._hear_time(chunk[-1].time_ms)
+
+    def _hear_time(self, time_ms: int) -> None:
+        if time_ms > self._time_ms:
+            self._time_ms = time_ms
+            self._time_heard_ms = self._clock.now_ms()
+
+    def _take_news(self, received: Received) -> None:
+        """Take in what someone else wrote; what cannot be read is written anew as it was known."""
+        fact = self._read(received)
+        if fact is None:
+            self.ledger.spoil(received)
+            for known in self.ledger.spoiled_facts():
+                self.publish(known)
+        elif self.ledger.fold(fact, received):
+            log.info("someone else wrote about this backend", subject=received.subject)
+            self._disputed()
+
+    def _read(self, received: Received) -> Fact | None:
+        try:
+            message = wire.decode_from(self._bus.subjects, received.subject, received.payload)
+        except MalformedMessageError as error:
+            self._counts.malformed += 1
+            log.warning(
+                "message refused",
+                subject=received.subject,
+                sequence=received.sequence,
+                reason=str(error),
+            )
+            return None
+        # Nothing else has these subjects.
+        return (
+            message
+            if isinstance(message, NodeObserved | NodeGone | PodObserved | PodGone)
+            else None
+        )
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def write_out(self) -> None:
+        """Store what was published, until cancelled."""
+        await self.outbox.run()
+
+    def publish(self, fact: Fact) -> None:
+        """Put a fact on its way to the log, if it says something new."""
+        if not self.ledger.differs(fact):
+            self._counts.suppressed += 1
+            return
+        renounced = self.ledger.renounced_by(fact)
+        if renounced is not None:
+            self.publish(renounced)
+        try:
+            self._check_backend(fact)
+            subject = self._bus.subjects.of(fact)
+            payload = wire.encode(fact)
+        except RefusedError as error:
+            self._counts.invalid += 1
+            log.warning("observation refused", kind=type(fact).__name__, reason=str(error))
+            return
+        is_tombstone = isinstance(fact, NodeGone | PodGone)
+        ttl_seconds = self._bus.log_max_age_seconds if is_tombstone else None
+        version = self.ledger.said(fact, subject)
+        self._counts.published += 1
+        stored = partial(self._stored, subject, version)
+        self.outbox.put(Outgoing(subject, payload, ttl_seconds), stored)
+
+    def _check_backend(self, fact: Fact) -> None:
+        match fact:
+            case NodeObserved(node=node):
+                backend = node.backend
+            case PodObserved(pod=pod):
+                backend = pod.backend
+            case NodeGone() | PodGone():
+                backend = fact.backend
+        if backend != self._backend:
+            raise RefusedError(f"the adapter of {self._backend} observed something of {backend!r}")
+
+    def _stored(self, subject: str, version: int, sequence: int) -> None:
+        later = self.ledger.stored(subject, version, sequence)
+        if later is not None:
+            self._take_news(later)

@@ -1,0 +1,203 @@
+"""What the log says there is now: nodes, sets, pods, revisions and statuses, as one table for people and programs.
+
+The command line shows it; worker and host use ``last_good`` when they meet a message that cannot be read. A view only
+folds what it is given: it decides nothing, and a message that is wrong changes nothing in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import NamedTuple
+
+import structlog
+
+from everynode import wire
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeGone,
+    NodeObserved,
+    PodGone,
+    PodObserved,
+    RevisionGone,
+    RevisionRecorded,
+    StatusGone,
+    StatusReported,
+)
+from everynode.core.values import DaemonSet, Node, NodeKey, Pod, PodKey, Revision, SetKey, Status
+from everynode.errors import MalformedMessageError, StaleError
+from everynode.ports import Received
+from everynode.runtime.jetstream import JetStreamBus
+
+MALFORMED_ENTRIES_MAX = 1_000
+
+log = structlog.get_logger(__name__)
+
+
+class MalformedEntry(NamedTuple):
+    """A message that could not be read."""
+
+    subject: str
+    sequence: int
+    error: str
+
+
+class FleetView:
+    """What is there, as far as the messages say that it was given.
+
+    Attributes:
+        sequence: The last place in the log that it knows something from.
+        malformed: Messages that could not be read, the first 1,000; ``malformed_count`` counts all.
+    """
+
+    def __init__(self, subjects: wire.Subjects) -> None:
+        """Know nothing yet."""
+        self.nodes: dict[NodeKey, Node] = {}
+        self.pods: dict[PodKey, Pod] = {}
+        self.daemonsets: dict[SetKey, DaemonSet] = {}
+        self.revisions: dict[tuple[SetKey, str], Revision] = {}
+        self.statuses: dict[SetKey, Status] = {}
+        self.malformed: list[MalformedEntry] = []
+        self.malformed_count = 0
+        self.sequence = 0
+        self._subjects = subjects
+        self._sequences: dict[str, int] = {}  # by subject: of the message that is in the tables
+
+    def fold(self, received: Received) -> bool:
+        """Take a message in. One that is older than what is known of its subject changes nothing.
+
+        Returns:
+            Whether it could be read. If not, what was known of its subject stays.
+        """
+        self.sequence = max(self.sequence, received.sequence)
+        if received.sequence < self._sequences.get(received.subject, 0):
+            return True
+        try:
+            message = wire.decode_from(self._subjects, received.subject, received.payload)
+        except MalformedMessageError as error:
+            self.malformed_count += 1
+            if len(self.malformed) < MALFORMED_ENTRIES_MAX:
+                entry = MalformedEntry(received.subject, received.sequence, str(error))
+                self.malformed.append(entry)
+            return False
+        self._sequences[received.subject] = received.sequence
+        self._enter(message)
+        return True
+
+    def _enter(self, message: wire.AnyMessage) -> None:
+        match message:
+            case NodeObserved(node=node):
+                self.nodes[node.key] = node
+            case NodeGone():
+                self.nodes.pop(message.key, None)
+            case PodObserved(pod=pod):
+                self.pods[pod.key] = pod
+            case PodGone():
+                known = self.pods.get(message.key)
+                # Another set may have a pod of this name by now, under a subject of its own.
+                if known is not None and known.set_key == message.set_key:
+                    del self.pods[message.key]
+            case DaemonSetObserved(daemonset=daemonset):
+                self.daemonsets[daemonset.key] = daemonset
+            case DaemonSetGone():
+                self.daemonsets.pop(message.key, None)
+            case RevisionRecorded(revision=revision):
+                self.revisions[revision.set_key, revision.hash] = revision
+            case RevisionGone():
+                self.revisions.pop((message.set_key, message.hash), None)
+            case StatusReported(status=status):
+                self.statuses[status.set_key] = status
+            case StatusGone():
+                self.statuses.pop(message.set_key, None)
+            case _:
+                pass  # decisions, commands and the like are no state
+
+
+async def read_view(bus: JetStreamBus, kinds: Sequence[str]) -> FleetView:
+    """Read what there is now.
+
+    A subject whose last message cannot be read is shown as its last good message in LOG has it, so that garbage never
+    loses an object.
+
+    Args:
+        bus: The fleet's log.
+        kinds: Of ``node``, ``pod``, ``daemonset``, ``revision``, ``status``.
+
+    Raises:
+        UnavailableError: The server did not answer.
+    """
+    view = FleetView(bus.subjects)
+    async with aclosing(bus.read_state(_subjects(bus, kinds))) as chunks:
+        async for chunk in chunks:
+            for received in chunk:
+                if not view.fold(received):
+                    good = await last_good(bus, received)
+                    if good is not None:
+                        view.fold(good)
+    return view
+
+
+async def follow_view(bus: JetStreamBus, kinds: Sequence[str]) -> AsyncGenerator[FleetView]:
+    """Read what there is now, then again whenever something has changed.
+
+    It is the same view each time, changed in place, or a new one after the log had to be read anew.
+
+    Raises:
+        UnavailableError: The server did not answer to begin with.
+        StaleError: STATE and LOG do not belong together.
+    """
+    while True:
+        view = await read_view(bus, kinds)
+        yield view
+        going_on = False
+        try:
+            async with aclosing(bus.follow(_subjects(bus, kinds), view.sequence + 1)) as chunks:
+                async for chunk in chunks:
+                    going_on = True
+                    for received in chunk:
+                        view.fold(received)
+                    if chunk:
+                        yield view
+        except StaleError as error:
+            if not going_on:  # and reading STATE again would end here again
+                raise
+            log.info("the log is read anew", reason=str(error))
+
+
+async def last_good(bus: JetStreamBus, malformed: Received) -> Received | None:
+    """Find the last message before a malformed one on its subject that can be read, in LOG.
+
+    Args:
+        bus: The fleet's log.
+        malformed: What could not be read.
+
+    Raises:
+        UnavailableError: The server did not answer.
+    """
+    position = await bus.log_position()
+    if malformed.sequence < position.first_sequence:
+        return None  # LOG has let go of it, and of all before it
+    good: Received | None = None
+    async with aclosing(bus.follow([malformed.subject], position.first_sequence)) as chunks:
+        async for chunk in chunks:
+            for received in chunk:
+                if received.sequence >= malformed.sequence:
+                    return good
+                if _readable(bus, received):
+                    good = received
+            if not chunk:  # silence: this is the end of the subject
+                return good
+    return good
+
+
+def _readable(bus: JetStreamBus, received: Received) -> bool:
+    try:
+        wire.decode_from(bus.subjects, received.subject, received.payload)
+    except MalformedMessageError:
+        return False
+    return True
+
+
+def _subjects(bus: JetStreamBus, kinds: Sequence[str]) -> list[str]:
+    return [bus.subjects.of_kind(kind) for kind in kinds]

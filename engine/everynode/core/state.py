@@ -288,7 +288,8 @@ class FleetState:
             self._remember(time_ms, sequence, state.key, node)
 
     def _status_reported(self, message: StatusReported, sequence: int) -> None:
-        state = self._set(message.status.set_key)
+        key = message.status.set_key
+        state = self.sets.get(key) or self._set(key)  # a report asks for nothing
         if state.status_sequence < sequence:
             state.status_sequence = sequence
             state.status = message.status

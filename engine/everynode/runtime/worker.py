@@ -275,6 +275,7 @@ class Worker:
         while True:
             await self._clock.sleep_ms(STATUS_INTERVAL_MS)
             statuses = machine.reports() if self.caught_up else []
+            self._notify()
             if not statuses:
                 continue
             self._writing += 1

@@ -74,13 +74,19 @@ def test_index_equals_one_built_afresh(steps: list[Node | str]) -> None:
         for value, nodes in values.items():
             wanted = {key for key, node in there.items() if node.labels.get(label) == value}
             assert wanted == {index.node(item).key for item in nodes}
-        assert set(index.by_label_key[label]) == {item for nodes in values.values() for item in nodes}
+        assert set(index.by_label_key[label]) == {
+            item for nodes in values.values() for item in nodes
+        }
     for taint, nodes in index.by_taint.items():
         wanted = {key for key, node in there.items() if taint in node.taints}
         assert wanted == {index.node(item).key for item in nodes}
     labels = {(label, node.labels[label]) for node in there.values() for label in node.labels}
-    assert labels == {(label, value) for label, values in index.by_label.items() for value in values}
-    assert {taint for node in there.values() for taint in deciding_taints(node)} == set(index.by_taint)
+    assert labels == {
+        (label, value) for label, values in index.by_label.items() for value in values
+    }
+    assert {taint for node in there.values() for taint in deciding_taints(node)} == set(
+        index.by_taint
+    )
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(0, 40)), st.integers(1, 12)), max_size=12))
@@ -101,9 +107,7 @@ def test_backlog_returns_the_first_by_name(rounds: list[tuple[set[int], int]]) -
 def test_backlog_follows_ids_that_change_their_name(rounds: list[set[int]]) -> None:
     """An id that stands for another node now is not returned in the place of the old one."""
     backlog = Backlog(nodes_max=4)
-    generation = 0
-    for candidates in rounds:
-        generation += 1
+    for generation, candidates in enumerate(rounds):
         backlog.forget(BitMap(range(11)))
 
         def key_of(node_id: int, shift: int = generation) -> NodeKey:

@@ -149,7 +149,7 @@ def _create(fleet: FleetState, state: SetState, node: Node) -> CreatePod:
         raise InvariantError(f"set {state.key} is not wanted; no pod may be made for it")
     replaces = state.replaced_uid(node.key, fleet.now_ms, fleet.limits)
     pod = pod_name(daemonset.name, daemonset.uid, node.uid, state.revision, replaces, slot=0)
-    cooling = state.cooling_nodes.get(node.key)
+    cooling = state.failure_on(node.key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{node.backend}/{node.name}"
     return CreatePod(
@@ -184,7 +184,7 @@ def _deletes(fleet: FleetState, state: SetState) -> list[Command]:
 
 def _may_touch(fleet: FleetState, state: SetState, key: NodeKey) -> bool:
     """Say whether a node that is not in the fleet (and so in no bitmap) is not being worked on."""
-    cooling = state.cooling_nodes.get(key)
+    cooling = state.failure_on(key)
     return key not in state.pending_on and (cooling is None or cooling.retry_ms <= fleet.now_ms)
 
 
@@ -220,19 +220,20 @@ def victims(fleet: FleetState, state: SetState, key: NodeKey) -> list[tuple[Pod,
 
 
 def _delete(fleet: FleetState, state: SetState, key: NodeKey, pod: Pod, reason: str) -> DeletePod:
-    generation = 0 if state.daemonset is None else state.daemonset.generation
-    cooling = state.cooling_nodes.get(key)
+    cooling = state.failure_on(key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{key.backend}/{key.name}"
     return DeletePod(
-        id=command_id(pod.owner.uid, generation, place, f"delete {pod.uid}", pod.name, attempt),
+        id=command_id(
+            pod.owner.uid, state.generation, place, f"delete {pod.uid}", pod.name, attempt
+        ),
         backend=pod.backend,
         node=pod.node,
         node_uid=pod.node_uid,
         namespace=pod.namespace,
         daemonset=pod.owner.name,
         daemonset_uid=pod.owner.uid,
-        generation=generation,
+        generation=state.generation,
         pod=pod.name,
         pod_uid=pod.uid,
         expires_ms=fleet.now_ms + fleet.limits.horizon_ms,
@@ -256,7 +257,7 @@ def _decision(
         namespace=state.key.namespace,
         daemonset=state.key.name,
         daemonset_uid=uid,
-        generation=daemonset.generation if daemonset else 0,
+        generation=state.generation,
         revision=state.revision,
         basis=fleet.sequence,
         at_ms=fleet.now_ms,

@@ -132,9 +132,15 @@ class Verdict(NamedTuple):
     reasons: tuple[Reason, ...]
 
 
+class _Requirement(Value, frozen=True):
+    key: str | None = None
+    operator: str | None = None
+    values: tuple[str, ...] | None = None
+
+
 class _NodeSelectorTerm(Value, frozen=True):
-    match_expressions: tuple[Requirement, ...] | None = None
-    match_fields: tuple[Requirement, ...] | None = None
+    match_expressions: tuple[_Requirement, ...] | None = None
+    match_fields: tuple[_Requirement, ...] | None = None
 
 
 class _NodeSelector(Value, frozen=True):
@@ -196,12 +202,20 @@ def _compile_terms(affinity: _Affinity | None) -> tuple[Term, ...] | None:
         return None
     terms = []
     for term in required.node_selector_terms or ():
-        labels, fields = term.match_expressions or (), term.match_fields or ()
+        labels, fields = _requirements(term.match_expressions), _requirements(term.match_fields)
         usable = bool(labels or fields)
         usable = usable and all(_label_requirement_usable(requirement) for requirement in labels)
         usable = usable and all(_field_requirement_usable(requirement) for requirement in fields)
         terms.append(Term(labels, fields, usable))
     return tuple(terms)
+
+
+def _requirements(given: tuple[_Requirement, ...] | None) -> tuple[Requirement, ...]:
+    """Read null as absent, as Kubernetes does."""
+    return tuple(
+        Requirement(key=item.key or "", operator=item.operator or "", values=item.values or ())
+        for item in given or ()
+    )
 
 
 def _label_requirement_usable(requirement: Requirement) -> bool:

@@ -48,6 +48,8 @@ class Cooling(NamedTuple):
     """A node that is left alone for a while because a command for it did not work."""
 
     attempt: int
+    generation: int
+    sequence: int
     failed_ms: int
     retry_ms: int
 
@@ -114,16 +116,18 @@ class SetState:
         """Say whether a pod belongs to the set as it is now, not to an earlier one of the same name."""
         return self.daemonset is not None and pod.owner.uid == self.daemonset.uid
 
-    def _current(self, uid: str, generation: int) -> bool:
-        """Say whether this is the generation that is wanted now; 0 stands for a set that was deleted."""
-        if self.daemonset is None:
-            return generation == 0
-        return (uid, generation) == (self.daemonset.uid, self.daemonset.generation)
+    @property
+    def generation(self) -> int:
+        """The generation that is wanted now; 0 for a set that was deleted."""
+        return 0 if self.daemonset is None else self.daemonset.generation
+
+    def failure_on(self, node: NodeKey) -> Cooling | None:
+        """Return the last failure on a node; a new generation is a new try and does not know it."""
+        cooling = self.cooling_nodes.get(node)
+        return cooling if cooling is not None and cooling.generation == self.generation else None
 
     def set_wanted(self, daemonset: DaemonSet, constraints: Constraints, revision: str) -> None:
         """Take over what is wanted now; every node is looked at afresh."""
-        if not self._current(daemonset.uid, daemonset.generation):
-            self.cooling_nodes.clear()  # a new generation is a new try
         self.daemonset, self.constraints, self.revision = daemonset, constraints, revision
         self.gone = None
         self.journal_position = -1
@@ -131,7 +135,6 @@ class SetState:
     def set_gone(self, gone: DaemonSetGone) -> None:
         """Take over that nothing is wanted any more."""
         self.daemonset, self.constraints, self.revision, self.gone = None, None, "", gone
-        self.cooling_nodes.clear()
         self.journal_position = -1
 
     def put_pod(self, pod: Pod, sequence: int) -> None:
@@ -183,10 +186,10 @@ class SetState:
             if self.last_gone_on.get(gone.node) == gone:
                 del self.last_gone_on[gone.node]
 
-    def forget_cooling(self, node: NodeKey, failed_ms: int) -> None:
+    def forget_cooling(self, node: NodeKey, sequence: int) -> None:
         """Forget a failure of long ago."""
         cooling = self.cooling_nodes.get(node)
-        if cooling is not None and cooling.failed_ms == failed_ms:
+        if cooling is not None and cooling.sequence == sequence:
             del self.cooling_nodes[node]
 
     @property
@@ -259,12 +262,14 @@ class SetState:
         if good or pending is None:
             return None
         self.settle(outcome.id)
-        command = pending.command
-        if not self._current(command.daemonset_uid, command.generation):
-            return None  # a new generation is a new try
+        command, node = pending.command, pending.command.node_key
+        known = self.cooling_nodes.get(node)
+        if known is not None and known.sequence > sequence:
+            return None
         attempt = command.attempt + 1
-        cooling = Cooling(attempt, time_ms, time_ms + retry_delay_ms(attempt))
-        self.cooling_nodes[command.node_key] = cooling
+        retry_ms = time_ms + retry_delay_ms(attempt)
+        cooling = Cooling(attempt, command.generation, sequence, time_ms, retry_ms)
+        self.cooling_nodes[node] = cooling
         return cooling
 
     def replaced_uid(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
@@ -351,7 +356,7 @@ class SetState:
         live = [pod for pod in counted if pod.live]
         finished = any(pod.finished and not pod.deleting for pod in here)
         strangers = any(not pod.deleting for pod in pods if pod not in here)
-        cooling = self.cooling_nodes.get(key)
+        cooling = self.failure_on(key)
         pod = min(counted, key=seniority, default=None)
         node_id = index.ids[key]
         for bitmap, belongs in (

@@ -337,7 +337,7 @@ class FleetState:
             case PodKey() as pod if state is not None:
                 state.forget_gone(pod, old.sequence)
             case NodeKey() as node if state is not None:
-                state.forget_cooling(node, old.time_ms)
+                state.forget_cooling(node, old.sequence)
             case NodeKey() as node if self._node_sequences.get(node) == old.sequence:
                 del self._node_sequences[node]
             case None if state is not None and state.empty:

@@ -46,76 +46,103 @@ def nodes(draw: st.DrawFn) -> Node:
     )
 
 
-expressions = st.fixed_dictionaries(
-    {
-        "key": st.sampled_from(KEYS),
-        "operator": st.sampled_from(
-            ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Unknown")
-        ),
-    },
-    optional={"values": st.lists(st.sampled_from(VALUES), max_size=2)},
+def _requirements(
+    keys: tuple[str, ...], operators: tuple[str, ...], values: tuple[str, ...]
+) -> st.SearchStrategy[dict[str, object]]:
+    """Draw requirements of which most can be used."""
+    counts = {"Exists": (0, 0, 0, 1), "DoesNotExist": (0, 0, 0, 1)}
+
+    @st.composite
+    def requirement(draw: st.DrawFn) -> dict[str, object]:
+        operator = draw(st.sampled_from(operators))
+        count = draw(st.sampled_from(counts.get(operator, (1, 1, 1, 2, 0))))
+        drawn = [draw(st.sampled_from(values)) for _ in range(count)]
+        found: dict[str, object] = {"key": draw(st.sampled_from(keys)), "operator": operator}
+        empty = draw(st.sampled_from(("absent", "null", "empty")))
+        if drawn or empty == "empty":
+            found["values"] = drawn
+        elif empty == "null":
+            found["values"] = None
+        return found
+
+    return requirement()
+
+
+expressions = _requirements(
+    KEYS, ("In", "In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Unknown"), VALUES
+)
+fields = _requirements(
+    ("metadata.name", "metadata.name", "metadata.namespace"), ("In", "NotIn", "Exists"), NAMES
 )
 
-fields = st.fixed_dictionaries(
-    {
-        "key": st.sampled_from(("metadata.name", "metadata.name", "metadata.namespace")),
-        "operator": st.sampled_from(("In", "NotIn", "Exists")),
-        "values": st.lists(st.sampled_from(NAMES), max_size=2),
-    }
+terms = st.one_of(
+    st.builds(
+        lambda drawn: {"matchExpressions": drawn}, st.lists(expressions, min_size=1, max_size=3)
+    ),
+    st.builds(lambda drawn: {"matchFields": drawn}, st.lists(fields, min_size=1, max_size=2)),
+    st.builds(
+        lambda labelled, named: {"matchExpressions": [labelled], "matchFields": [named]},
+        expressions,
+        fields,
+    ),
+    st.sampled_from(({}, {"matchExpressions": None}, {"matchExpressions": [], "matchFields": []})),
 )
 
-terms = st.fixed_dictionaries(
-    {},
-    optional={
-        "matchExpressions": st.one_of(st.none(), st.lists(expressions, max_size=3)),
-        "matchFields": st.one_of(st.none(), st.lists(fields, max_size=2)),
-    },
+affinities = st.one_of(
+    st.builds(
+        lambda drawn: {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": drawn}
+            }
+        },
+        st.lists(terms, min_size=1, max_size=3),
+    ),
+    st.sampled_from(
+        (
+            None,
+            {"nodeAffinity": None},
+            {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": None}},
+            {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}},
+        )
+    ),
 )
 
 tolerations = st.fixed_dictionaries(
-    {},
+    {
+        "operator": st.sampled_from((None, "", "Equal", "Exists", "Exists", "Lt", "Gt", "Unknown")),
+        "value": st.sampled_from((None, *VALUES)),
+    },
     optional={
-        "key": st.one_of(st.none(), st.just(""), st.sampled_from(KEYS)),
-        "operator": st.sampled_from((None, "", "Equal", "Exists", "Lt", "Gt", "Unknown")),
-        "value": st.one_of(st.none(), st.sampled_from(VALUES)),
+        "key": st.sampled_from((None, "", *KEYS)),
         "effect": st.sampled_from((None, "", *EFFECTS)),
     },
 )
 
-pod_specs = st.fixed_dictionaries(
-    {},
-    optional={
-        "nodeName": st.one_of(st.none(), st.sampled_from(NAMES)),
-        "nodeSelector": st.one_of(
-            st.none(),
-            st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=1),
-        ),
-        "affinity": st.one_of(
-            st.none(),
-            st.builds(
-                lambda selector: {
-                    "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": selector}
-                },
-                st.one_of(
-                    st.none(),
-                    st.builds(
-                        lambda drawn: {"nodeSelectorTerms": drawn}, st.lists(terms, max_size=3)
-                    ),
-                ),
-            ),
-        ),
-        "tolerations": st.one_of(st.none(), st.lists(tolerations, max_size=3)),
-        "hostNetwork": st.booleans(),
-        "image": st.sampled_from(("v1", "v2")),
-    },
-)
+ASPECTS: dict[str, st.SearchStrategy[object]] = {
+    "nodeName": st.sampled_from((None, *NAMES)),
+    "nodeSelector": st.one_of(
+        st.none(),
+        st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), min_size=1, max_size=1),
+    ),
+    "affinity": affinities,
+    "tolerations": st.one_of(st.none(), st.lists(tolerations, min_size=1, max_size=3)),
+    "hostNetwork": st.booleans(),
+    "image": st.sampled_from(("v1", "v2")),
+}
+
+
+@st.composite
+def pod_specs(draw: st.DrawFn) -> dict[str, object]:
+    """Draw a pod's spec with one to three of the aspects that placement looks at; at times with none."""
+    aspects = draw(st.lists(st.sampled_from(sorted(ASPECTS)), max_size=3, unique=True))
+    return {aspect: draw(ASPECTS[aspect]) for aspect in aspects}
 
 
 @st.composite
 def daemonsets(draw: st.DrawFn, names: tuple[str, ...] = ("agent", "logs")) -> DaemonSet:
     """Draw a set with constraints of every kind, valid ones and ones that never match."""
     name = draw(st.sampled_from(names))
-    template = json.dumps({"spec": draw(pod_specs)}).encode()
+    template = json.dumps({"spec": draw(pod_specs())}).encode()
     return DaemonSet(
         namespace="default",
         name=name,

@@ -20,6 +20,7 @@ from everynode.core.events import (
     PodGone,
     PodObserved,
     StatusReported,
+    Tick,
 )
 from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
@@ -168,7 +169,9 @@ class World:
         elif not works:
             outcome = outcome_of(command, "failed", "the backend would not")
         else:
-            outcome = self._create(command) if isinstance(command, CreatePod) else self._delete(command)
+            outcome = (
+                self._create(command) if isinstance(command, CreatePod) else self._delete(command)
+            )
         self.write(outcome)
         return outcome
 
@@ -241,7 +244,7 @@ class World:
                 if due is None or not self._waits():
                     return number
                 self.now_ms = max(self.now_ms, due.time_ms)
-                self.write(wire.Tick(shard=self.worker.shard(due.set_key), due_ms=due.time_ms))
+                self.write(Tick(shard=self.worker.shard(due.set_key), due_ms=due.time_ms))
         raise AssertionError(f"no rest after {rounds_max} rounds")
 
     def _waits(self) -> bool:

@@ -178,7 +178,7 @@ def compile_constraints(daemonset: DaemonSet) -> Constraints:
     """
     try:
         spec = _template_decoder.decode(daemonset.template).spec or _PodSpec()
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         problem = Problem("spec.template", f"cannot be read: {error}")
         raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,)) from error
     return Constraints(

@@ -15,6 +15,8 @@ import heapq
 from collections import deque
 from typing import NamedTuple
 
+import msgspec
+
 from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
 from everynode.core.eligibility import compile_constraints
 from everynode.core.events import (
@@ -34,7 +36,8 @@ from everynode.core.identity import revision_hash
 from everynode.core.index import NodeChange, NodeIndex
 from everynode.core.pacing import Limits
 from everynode.core.setstate import SetState
-from everynode.core.values import Message, NodeKey, PodKey, SetKey
+from everynode.core.values import DaemonSet, Message, NodeKey, PodKey, SetKey
+from everynode.errors import InvalidObjectError, Problem
 
 JOURNAL_ENTRIES_MAX = 65_536
 """Changed nodes that are remembered one by one; a set that is further behind looks at all nodes."""
@@ -221,8 +224,8 @@ class FleetState:
 
     def _daemonset_observed(self, message: DaemonSetObserved, sequence: int) -> None:
         daemonset = message.daemonset
-        constraints = compile_constraints(daemonset)  # before anything is changed
-        revision = revision_hash(daemonset.template)
+        # Before anything is changed: both refuse a template that cannot be read.
+        constraints, revision = compile_constraints(daemonset), _revision_of(daemonset)
         state = self._set(daemonset.key)
         if state.sequence >= sequence:
             return
@@ -345,3 +348,11 @@ class FleetState:
                 self.dirty.discard(state.key)
             case _:
                 pass
+
+
+def _revision_of(daemonset: DaemonSet) -> str:
+    try:
+        return revision_hash(daemonset.template)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        problem = Problem("spec.template", f"is no JSON document: {error}")
+        raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,)) from error

@@ -30,8 +30,8 @@ from everynode.errors import (
     UnavailableError,
 )
 from everynode.ports import Clock, Outgoing, Received
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.clock import SystemClock
+from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.view import last_good
 
 log = structlog.get_logger(__name__)
@@ -236,8 +236,9 @@ class Worker:
             session.group.create_task(self._write_decision(session.machine, proposal))
 
     async def _write_decision(self, machine: WorkerMachine, proposal: Proposal) -> None:
-        messages = [self._outgoing(message) for message in (proposal.decision, *proposal.others)]
+        batch = (proposal.decision, *proposal.others)
         try:
+            messages = [self._outgoing(message) for message in batch]
             last = await self._bus.publish_fenced(messages, proposal.fence)
         except StaleError as error:
             self.counts.refused += 1
@@ -250,7 +251,7 @@ class Worker:
             await self._clock.sleep_ms(_jittered(RETRY_LAST_MS // 5))
             machine.refused(proposal.key, None)
         except RefusedError as error:
-            log.error("decision cannot be written", daemonset=str(proposal.key), reason=str(error))
+            log.warning("decision refused", daemonset=str(proposal.key), reason=str(error))
             await self._clock.sleep_ms(_jittered(RETRY_LAST_MS))
             machine.refused(proposal.key, None)
         else:

@@ -1,0 +1,214 @@
+"""DaemonSet manifests to values.
+
+Used by ``apply`` and ``delete -f``. The rules are those of the API server (pkg/apis/apps/v1/defaults.go,
+pkg/apis/apps/validation), but for one default: a set whose update strategy is not written down does not replace its
+pods by itself, and the result says so.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from everynode.core.values import (
+    NAME_LENGTH_MAX,
+    ON_DELETE,
+    ROLLING_UPDATE,
+    DaemonSet,
+    Selector,
+    UpdateStrategy,
+)
+from everynode.manifest.documents import DOCUMENT_BYTES_MAX
+from everynode.manifest.fields import INT32_MAX, Field
+from everynode.manifest.metadata import KNOWN, read_annotations, read_labels, read_name
+from everynode.manifest.names import label_problem, quoted, subdomain_problem
+from everynode.manifest.objects import Object, Wanted, read_objects
+from everynode.manifest.podtemplate import read_template
+from everynode.manifest.results import Accepted, Manifests, Rejected, Skipped
+from everynode.manifest.selectors import read_selector, selects
+
+UNASSIGNED_UID = "unassigned"
+"""The uid of a set that was read and not yet applied; applying gives it a real one."""
+
+BACKEND_ANNOTATION = "everynode.dev/backend"
+"""Names the only backend whose nodes a set is for; without it, it is for all of the fleet's."""
+
+NO_STRATEGY_NOTE = (
+    "update strategy not set: OnDelete; pods keep their template until they are deleted"
+)
+
+REVISION_HISTORY_LIMIT_DEFAULT = 10
+
+_WANTED = Wanted(
+    kind="DaemonSet",
+    api_version="apps/v1",
+    outdated=frozenset({"extensions/v1beta1", "apps/v1beta1", "apps/v1beta2"}),
+)
+_TOP_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+_SPEC_FIELDS = frozenset(
+    {"selector", "template", "updateStrategy", "minReadySeconds", "revisionHistoryLimit"}
+)
+_STRATEGY_FIELDS = frozenset({"type", "rollingUpdate"})
+_ROLLING_UPDATE_FIELDS = frozenset({"maxUnavailable", "maxSurge"})
+_PERCENT = re.compile(r"0*(?:100|[0-9]{1,2})%")
+_ZERO_PERCENT = re.compile(r"0+%")
+
+
+def read_daemonsets(file: str, content: bytes, default_namespace: str = "default") -> Manifests:
+    """Read the DaemonSets of one file; objects of other kinds are skipped, and all that is wrong is in the result.
+
+    Args:
+        file: What to call the file in the result.
+        content: Its bytes: YAML or JSON, any number of documents, lists of objects too.
+        default_namespace: The namespace of a set that names none.
+    """
+    accepted: list[Accepted] = []
+    rejected: list[Rejected] = []
+    skipped: list[Skipped] = []
+    for found in read_objects(file, content, _WANTED):
+        if isinstance(found, Object):
+            result = _read(found, default_namespace)
+            if isinstance(result, Accepted):
+                accepted.append(result)
+            else:
+                rejected.append(result)
+        elif isinstance(found, Rejected):
+            rejected.append(found)
+        else:
+            skipped.append(found)
+    return Manifests(accepted=tuple(accepted), rejected=tuple(rejected), skipped=tuple(skipped))
+
+
+def _read(found: Object, default_namespace: str) -> Accepted | Rejected:
+    daemonset, notes = _read_daemonset(found.root, default_namespace)
+    findings = found.root.findings
+    if findings.problems:
+        return found.rejected(default_namespace)
+    size = len(msgspec.json.encode(daemonset))
+    if size > DOCUMENT_BYTES_MAX:
+        found.root.reject(
+            f"has {size} bytes; at most {DOCUMENT_BYTES_MAX} are taken: make it smaller"
+        )
+        return found.rejected(default_namespace)
+    warnings = tuple(findings.warnings)
+    return Accepted(**vars(found.place), daemonset=daemonset, notes=notes, warnings=warnings)
+
+
+def _read_daemonset(root: Field, default_namespace: str) -> tuple[DaemonSet, tuple[str, ...]]:
+    """Read a set; the value counts only if there are no problems."""
+    root.mapping(_TOP_FIELDS)
+    metadata = root.child("metadata").mapping(KNOWN)
+    name = read_name(metadata)
+    metadata.child("name").reject_if(subdomain_problem(name) if name else None)
+    namespace = metadata.child("namespace").text() or default_namespace
+    metadata.child("namespace").reject_if(label_problem(namespace))
+    labels = read_labels(metadata.child("labels"))
+    annotations = read_annotations(metadata.child("annotations"))
+
+    spec = root.child("spec").mapping(_SPEC_FIELDS)
+    selector, template = _read_selector_and_template(spec)
+    strategy, notes = _read_strategy(spec.child("updateStrategy").mapping(_STRATEGY_FIELDS))
+    limit = spec.child("revisionHistoryLimit").integer(0, INT32_MAX)
+    daemonset = DaemonSet(
+        namespace=namespace,
+        name=name,
+        uid=UNASSIGNED_UID,
+        generation=1,
+        selector=selector,
+        template=template,
+        backend=_read_backend(metadata.child("annotations"), annotations),
+        labels=labels,
+        annotations=annotations,
+        update_strategy=strategy,
+        min_ready_seconds=spec.child("minReadySeconds").integer(0, INT32_MAX) or 0,
+        revision_history_limit=REVISION_HISTORY_LIMIT_DEFAULT if limit is None else limit,
+    )
+    return daemonset, notes
+
+
+def _read_backend(field: Field, annotations: dict[str, str]) -> str:
+    backend = annotations.get(BACKEND_ANNOTATION)
+    if backend is None:
+        return ""
+    if not backend or len(backend) > NAME_LENGTH_MAX or any(map(str.isspace, backend)):
+        field.reject(
+            f"{BACKEND_ANNOTATION} is {quoted(backend)}: name one backend, or remove it for all of them"
+        )
+    return backend
+
+
+def _read_selector_and_template(spec: Field) -> tuple[Selector, msgspec.Raw]:
+    problems = spec.findings.problems
+    before = len(problems)
+    selector_field = spec.child("selector")
+    selector = read_selector(selector_field)
+    if selector_field.absent:
+        selector_field.reject(
+            "is missing: write matchLabels, with labels of spec.template.metadata.labels"
+        )
+    elif len(problems) == before and not (selector.match_labels or selector.match_expressions):
+        selector_field.reject("is empty and would select every pod: write matchLabels")
+    selector_valid = len(problems) == before
+
+    template_field = spec.child("template")
+    if template_field.absent:
+        template_field.reject("is missing: write the pod that each node is to have")
+        return selector, msgspec.Raw(b"{}")
+    labels, template = read_template(template_field)
+    if selector_valid and not selects(selector, labels):
+        template_field.child("metadata").child("labels").reject(
+            "do not match spec.selector: give the pods the labels that the selector asks for"
+        )
+    return selector, template
+
+
+def _read_strategy(strategy: Field) -> tuple[UpdateStrategy, tuple[str, ...]]:
+    kind, rolling_update = strategy.child("type"), strategy.child("rollingUpdate")
+    written = kind.text()
+    if not written and rolling_update.absent:
+        return UpdateStrategy(), (NO_STRATEGY_NOTE,)
+    if written == ON_DELETE:
+        if not rolling_update.absent:
+            rolling_update.warn(
+                f"has no effect with type {ON_DELETE}: remove it, or write RollingUpdate"
+            )
+        return UpdateStrategy(), ()
+    if written not in {"", ROLLING_UPDATE}:
+        kind.reject(f"{quoted(written)}: write {ROLLING_UPDATE} or {ON_DELETE}")
+    return _read_rolling_update(rolling_update.mapping(_ROLLING_UPDATE_FIELDS)), ()
+
+
+def _read_rolling_update(rolling_update: Field) -> UpdateStrategy:
+    unavailable, surge = rolling_update.child("maxUnavailable"), rolling_update.child("maxSurge")
+    max_unavailable = _read_number_or_percent(unavailable, 1)
+    max_surge = _read_number_or_percent(surge, 0)
+    if max_unavailable is not None and max_surge is not None:
+        if _is_zero(max_unavailable) and _is_zero(max_surge):
+            unavailable.reject("cannot be 0 when maxSurge is 0: no pod could ever be replaced")
+        elif not _is_zero(max_unavailable) and not _is_zero(max_surge):
+            default = " (it is 1 if it is not set)" if unavailable.absent else ""
+            surge.reject(
+                f"may not be set when maxUnavailable is not 0{default}: write maxUnavailable: 0"
+            )
+    return UpdateStrategy(
+        type="RollingUpdate",
+        max_unavailable=1 if max_unavailable is None else max_unavailable,
+        max_surge=0 if max_surge is None else max_surge,
+    )
+
+
+def _read_number_or_percent(field: Field, default: int) -> int | str | None:
+    """Read a number or a percentage; ``None`` if something else stands there."""
+    if field.absent:
+        return default
+    if not isinstance(field.value, str):
+        return field.integer(0, INT32_MAX)
+    if _PERCENT.fullmatch(field.value):
+        return field.value
+    field.reject(f"{quoted(field.value)}: write a whole number without quotes, or 0% to 100%")
+    return None
+
+
+def _is_zero(value: int | str) -> bool:
+    return value == 0 or bool(isinstance(value, str) and _ZERO_PERCENT.fullmatch(value))

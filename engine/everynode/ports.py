@@ -199,3 +199,19 @@ class Adapter(Protocol):
             OutcomeUnknownError: It may have happened; the host calls again, and ``apply`` looks first.
         """
         ...
+
+
+@runtime_checkable
+class Controllable(Protocol):
+    """An adapter whose backend people may act on through the fleet, to try things (the simulated one)."""
+
+    async def control(self, request: Mapping[str, object]) -> dict[str, object]:
+        """Carry out a request that came over the network, and say what is so now.
+
+        Args:
+            request: Decoded JSON, not to be trusted; ``verb`` says what is asked for.
+
+        Raises:
+            RefusedError: The request is wrong, or what it names is not there.
+        """
+        ...

@@ -1,0 +1,212 @@
+"""The ledger: whose word counts when an adapter host writes, reads back late, and others write too."""
+
+import pytest
+from msgspec.structs import replace
+
+from everynode import wire
+from everynode.core.events import NodeGone, NodeObserved, PodObserved
+from everynode.core.values import Node, NodeKey, Owner, Pod, PodKey
+from everynode.ports import Received
+from everynode.runtime.ledger import Fact, Ledger, Place, node_gone, pod_gone
+
+SUBJECTS = wire.Subjects("test", 16)
+NODE = Node(backend="b", name="n", uid="1")
+READY = NodeObserved(node=NODE)
+NOT_READY = NodeObserved(node=replace(NODE, ready=False))
+POD = Pod(
+    backend="b",
+    namespace="ns",
+    name="p",
+    uid="2",
+    node="n",
+    owner=Owner(name="set", uid="3"),
+    revision="r",
+)
+PLACE = Place(NodeKey("b", "n"), "3")
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """An empty one."""
+    return Ledger("b", SUBJECTS)
+
+
+def read_back(fact: Fact, sequence: int) -> Received:
+    """A message as the log hands it out."""
+    return Received(sequence, 0, SUBJECTS.of(fact), wire.encode(fact))
+
+
+def said(ledger: Ledger, fact: Fact) -> int:
+    """Say something; returns the version."""
+    return ledger.said(fact, SUBJECTS.of(fact))
+
+
+class TestComparing:
+    """What differs from the log."""
+
+    def test_the_unknown_differs(self, ledger: Ledger) -> None:
+        """What the log does not know is worth saying, unless it is an end."""
+        assert ledger.differs(READY)
+        assert ledger.differs(PodObserved(pod=POD))
+        assert not ledger.differs(node_gone(NODE, ""))
+        assert not ledger.differs(pod_gone(POD, ""))
+
+    def test_what_was_said_does_not_differ(self, ledger: Ledger) -> None:
+        """Even before it is stored."""
+        said(ledger, READY)
+        assert not ledger.differs(READY)
+        assert ledger.differs(NOT_READY)
+        assert ledger.differs(node_gone(NODE, "for whatever reason"))
+
+    def test_an_end_can_be_said_once(self, ledger: Ledger) -> None:
+        """What is gone is gone."""
+        said(ledger, READY)
+        said(ledger, node_gone(NODE, ""))
+        assert not ledger.differs(node_gone(NODE, ""))
+        assert dict(ledger.nodes) == {}
+
+    def test_a_pod_of_another_set_under_the_same_name(self, ledger: Ledger) -> None:
+        """It stands on another subject, so the one before it has to be ended on its own."""
+        said(ledger, PodObserved(pod=POD))
+        other = PodObserved(pod=replace(POD, uid="4", owner=Owner(name="other", uid="5")))
+        renounced = ledger.renounced_by(other)
+        assert renounced is not None
+        assert (POD.uid, POD.owner) == (renounced.uid, renounced.owner)
+        assert ledger.renounced_by(PodObserved(pod=replace(POD, uid="4"))) is None
+
+
+class TestReadingBack:
+    """Our own messages come back late, and others' come between them."""
+
+    def test_our_own_message_is_no_news(self, ledger: Ledger) -> None:
+        """Read back before we hear that it was stored, or after."""
+        subject = SUBJECTS.of(READY)
+        version = said(ledger, READY)
+        assert not ledger.is_news(read_back(READY, 7))
+        assert ledger.stored(subject, version, 7) is None
+
+        version = said(ledger, NOT_READY)
+        assert ledger.stored(subject, version, 8) is None
+        assert not ledger.is_news(read_back(NOT_READY, 8))
+
+    def test_nothing_is_kept_of_what_was_read_back(self, ledger: Ledger) -> None:
+        """B1: what it remembers of its own messages are those that it has not read back yet."""
+        for number in range(3):
+            fact = NodeObserved(node=replace(NODE, name=f"n{number}"))
+            ledger.stored(SUBJECTS.of(fact), said(ledger, fact), number + 1)
+            assert not ledger.is_news(read_back(fact, number + 1))
+        assert len(ledger._said) == 0
+
+    def test_an_older_message_of_ours_does_not_undo_a_newer_one(self, ledger: Ledger) -> None:
+        """X, Y, X observed, and the first X read back while the rest is on its way: the last one counts."""
+        first = said(ledger, READY)
+        second = said(ledger, NOT_READY)
+        subject = SUBJECTS.of(READY)
+        assert ledger.stored(subject, first, 1) is None
+        assert not ledger.is_news(read_back(READY, 1))
+        assert ledger.stored(subject, second, 2) is None
+        assert ledger.differs(READY)
+        assert not ledger.differs(NOT_READY)
+
+    def test_what_someone_else_wrote_later_counts(self, ledger: Ledger) -> None:
+        """A message with a higher sequence than ours is what the log says."""
+        version = said(ledger, READY)
+        ledger.stored(SUBJECTS.of(READY), version, 7)
+        theirs = read_back(NOT_READY, 8)
+        assert ledger.is_news(theirs)
+        assert ledger.fold(NOT_READY, theirs)
+        assert ledger.differs(READY)
+
+    def test_what_someone_else_wrote_later_counts_even_if_it_is_read_first(
+        self, ledger: Ledger
+    ) -> None:
+        """Read back before we hear where ours is, it is kept until we do."""
+        version = said(ledger, READY)
+        theirs = read_back(NOT_READY, 8)
+        assert not ledger.is_news(theirs)
+        assert ledger.stored(SUBJECTS.of(READY), version, 7) == theirs
+
+    def test_what_someone_else_wrote_earlier_does_not(self, ledger: Ledger) -> None:
+        """Ours comes after it in the log."""
+        version = said(ledger, READY)
+        assert not ledger.is_news(read_back(NOT_READY, 6))
+        assert ledger.stored(SUBJECTS.of(READY), version, 7) is None
+        assert not ledger.differs(READY)
+
+    def test_someone_else_saying_the_same_is_no_dispute(self, ledger: Ledger) -> None:
+        """Only what was not known before is reported as such."""
+        theirs = read_back(READY, 1)
+        assert ledger.fold(READY, theirs)
+        assert not ledger.fold(READY, read_back(READY, 2))
+
+    def test_the_end_of_a_pod_on_another_sets_subject(self, ledger: Ledger) -> None:
+        """It does not end the pod that has the name now."""
+        end = pod_gone(replace(POD, owner=Owner(name="other", uid="5")), "")
+        said(ledger, PodObserved(pod=POD))
+        assert not ledger.fold(end, read_back(end, 9))
+        assert POD.key in ledger.pods
+
+
+class TestSpoiled:
+    """A message that cannot be used stands where one of ours did."""
+
+    def test_what_is_known_is_to_be_said_again(self, ledger: Ledger) -> None:
+        """It differs from what the log says, and is no longer after it was said."""
+        ledger.fold(READY, read_back(READY, 1))
+        ledger.spoil(read_back(READY, 2)._replace(payload=b"garbage"))
+        assert list(ledger.spoiled_facts()) == [READY]
+        assert ledger.differs(READY)
+        said(ledger, READY)
+        assert list(ledger.spoiled_facts()) == []
+        assert not ledger.differs(READY)
+
+    def test_a_usable_message_ends_it(self, ledger: Ledger) -> None:
+        """Whoever wrote it."""
+        ledger.fold(READY, read_back(READY, 1))
+        ledger.spoil(read_back(READY, 2))
+        ledger.fold(READY, read_back(READY, 3))
+        assert not ledger.differs(READY)
+
+
+class TestPlaces:
+    """Which pods of a set a node has."""
+
+    def test_live_pods_but_not_the_one_itself(self, ledger: Ledger) -> None:
+        """Pods that are finished or on their way out do not count."""
+        said(ledger, PodObserved(pod=POD))
+        said(ledger, PodObserved(pod=replace(POD, name="ended", phase="Failed")))
+        said(ledger, PodObserved(pod=replace(POD, name="leaving", deleting=True)))
+        said(ledger, PodObserved(pod=replace(POD, name="elsewhere", node="m")))
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+        assert ledger.neighbours(PLACE, POD.name) == []
+
+    def test_a_pod_that_is_gone_leaves_its_place(self, ledger: Ledger) -> None:
+        """And comes back to it when it is observed again."""
+        said(ledger, PodObserved(pod=POD))
+        said(ledger, pod_gone(POD, ""))
+        assert ledger.neighbours(PLACE, "new") == []
+
+    def test_a_created_pod_counts_before_it_is_observed(self, ledger: Ledger) -> None:
+        """Until it is observed, or given up."""
+        ledger.expect(POD.key, PLACE)
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+        assert ledger.expected() == [POD.key]
+        said(ledger, PodObserved(pod=POD))
+        assert ledger.expected() == []
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+
+    def test_a_created_pod_that_never_shows_is_given_up(self, ledger: Ledger) -> None:
+        """Giving up one that was observed meanwhile changes nothing."""
+        other = PodKey("b", "ns", "other")
+        ledger.expect(POD.key, PLACE)
+        ledger.expect(other, PLACE)
+        said(ledger, PodObserved(pod=POD))
+        ledger.give_up([POD.key, other])
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+
+
+def test_a_node_of_another_uid_is_news(ledger: Ledger) -> None:
+    """A node that returned under its old name differs by its uid."""
+    said(ledger, READY)
+    assert ledger.differs(NodeObserved(node=replace(NODE, uid="9")))
+    assert ledger.differs(NodeGone(backend="b", name="n"))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -25,6 +26,7 @@ import structlog
 from everynode.errors import ConfigurationError, UnavailableError
 
 PORT_DEFAULT = 4222
+LOCK_WAIT_MS = 3_000
 START_TIMEOUT_MS = 10_000
 START_POLL_MS = 10
 STOP_TIMEOUT_MS = 5_000
@@ -85,6 +87,7 @@ class EmbeddedServer:
         self._extra = extra
         self._temporary = data_dir is None
         self._data_dir = data_dir or Path()
+        self._server_name = f"everynode-{secrets.token_hex(8)}"
         self._process: Process | None = None
         self._lock: IO[bytes] | None = None
 
@@ -115,7 +118,7 @@ class EmbeddedServer:
             self._data_dir = Path(tempfile.mkdtemp(prefix="everynode-nats-"))
         try:
             self._data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked()
+            self._lock = await self._locked()
             self.port = self._asked_port or _free_port(self._asked_port)
             await self.start()
         except BaseException:
@@ -185,20 +188,30 @@ class EmbeddedServer:
         store_bytes = int(min(STORE_BYTES_MAX, free * STORE_DISK_SHARE_MAX))
         return (
             "# Written by everynode at each start.\n"
-            f"host: 127.0.0.1\nport: {self.port}\n"
+            f"server_name: {self._server_name}\nhost: 127.0.0.1\nport: {self.port}\n"
             f"log_file: {_quoted(self._log_path)}\nlog_size_limit: {LOG_BYTES_MAX}\nlog_max_num: 2\n"
             f"jetstream {{ store_dir: {_quoted(store)}, max_file_store: {store_bytes} }}\n"
             f"{self._extra}"
         )
 
-    def _locked(self) -> IO[bytes]:
-        """Keep others out: two servers on the same files would damage them."""
+    async def _locked(self) -> IO[bytes]:
+        """Keep others out: two servers on the same files would damage them.
+
+        Waits a little for a server whose parent was just killed: it has still to end.
+        """
         lock = (self._data_dir / "lock").open("ab")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            async with asyncio.timeout(LOCK_WAIT_MS / 1000):
+                while not _try_lock(lock):  # noqa: ASYNC110 - a file lock cannot set an event
+                    await asyncio.sleep(START_POLL_MS / 1000)
+        except BaseException as error:
             lock.close()
-            message = f"{self._data_dir} is in use by another embedded server: stop it, or name another directory"
+            if not isinstance(error, TimeoutError):
+                raise
+            message = (
+                f"{self._data_dir} is in use by another embedded server: stop it, or name another "
+                "directory"
+            )
             raise ConfigurationError(message) from error
         return lock
 
@@ -217,14 +230,14 @@ class EmbeddedServer:
             raise UnavailableError(message) from error
 
     async def _answers(self) -> bool:
-        """Whether it greets those who connect; it does so when JetStream has read its files."""
+        """Whether it greets those who connect, by its own name: the port may belong to somebody else."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
             return False
         try:
-            return (await reader.readline()).startswith(b"INFO ")
-        except OSError:
+            return self._server_name.encode() in await reader.readline()
+        except (OSError, ValueError):
             return False
         finally:
             writer.close()
@@ -245,6 +258,14 @@ class EmbeddedServer:
             self._lock = None
         if self._temporary and self._data_dir != Path():
             shutil.rmtree(self._data_dir, ignore_errors=True)
+
+
+def _try_lock(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _free_port(asked: int | None) -> int:

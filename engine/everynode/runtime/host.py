@@ -113,6 +113,7 @@ class AdapterHost:
         async with asyncio.TaskGroup() as group:
             group.create_task(logbook.write_out())
             group.create_task(logbook.follow(from_sequence))
+            await logbook.caught_up.wait()
             group.create_task(observer.run(logbook))
             await observer.listed.wait()  # nothing is carried out before it is known what is
             group.create_task(execution.run())

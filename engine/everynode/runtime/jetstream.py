@@ -262,20 +262,18 @@ class JetStreamBus:
         Raises:
             UnavailableError: The server did not answer.
         """
-        position = await self.log_position()
-        if position.first_sequence > position.last_sequence or position.last_time_ms < time_ms:
-            return position.last_sequence + 1
-        low, high = position.first_sequence, position.last_sequence
-        while low < high:
+        low, last, _ = await self.log_position()
+        high = answer = last + 1
+        while low < high:  # the answer is at ``low`` or after it, and at ``answer`` or before it
             middle = (low + high) // 2
             found = await self._message(self._log, {"seq": middle, "next_by_subj": ">"})
-            if found is None or found.sequence > high:
-                high = middle
+            if found is None or found.sequence >= high:
+                high = middle  # nothing is there from the middle on that was not looked at
             elif found.time_ms < time_ms:
                 low = found.sequence + 1
             else:
-                high = middle
-        return low
+                high, answer = middle, found.sequence
+        return answer
 
     async def time_of(self, sequence: int) -> int | None:
         """Say when LOG took a message in, in ms since 1970; ``None`` if it does not have that message.

@@ -27,22 +27,20 @@ class Place(NamedTuple):
     owner_uid: str
 
 
-class _Entry:
-    """One subject: the last message on it, as far as is known.
+class _Said:
+    """Our last message on one subject, until it has been read back.
 
     Attributes:
-        sequence: Its place in the log; what is read back up to there is old news.
-        version: Counts our own messages to this subject.
-        on_its_way: Our last one is not stored yet.
-        echo: The last message read back while ours was on its way.
+        version: Tells it from those before it.
+        sequence: Its place in the log; 0 while it is on its way there.
+        echo: The last message read back while it was.
     """
 
-    __slots__ = ("echo", "on_its_way", "sequence", "version")
+    __slots__ = ("echo", "sequence", "version")
 
     def __init__(self) -> None:
-        self.sequence = 0
         self.version = 0
-        self.on_its_way = False
+        self.sequence = 0
         self.echo: Received | None = None
 
 
@@ -62,7 +60,7 @@ class Ledger:
         self.spoiled: set[str] = set()
         """Subjects whose last message cannot be used: whatever is observed there differs from it."""
         self._subjects = subjects
-        self._entries: dict[str, _Entry] = {}
+        self._said: dict[str, _Said] = {}
         self._pods_at: dict[Place, set[PodKey]] = {}
         self._expected: dict[PodKey, Place] = {}  # they stand in _pods_at, and not in pods
 
@@ -106,42 +104,43 @@ class Ledger:
 
     def said(self, fact: Fact, subject: str) -> int:
         """Note that this is on its way to the log; returns a version for ``stored``."""
-        entry = self._entries.get(subject)
-        if entry is None:
-            entry = self._entries[subject] = _Entry()
-        entry.version += 1
-        entry.on_its_way = True
+        ours = self._said.get(subject)
+        if ours is None:
+            ours = self._said[subject] = _Said()
+        ours.version += 1
+        ours.sequence = 0
         self.spoiled.discard(subject)
         self._put(fact)
-        return entry.version
+        return ours.version
 
     def stored(self, subject: str, version: int, sequence: int) -> Received | None:
         """Note that the log has it; returns what was read back meanwhile and came after it, for ``fold``."""
-        entry = self._entries.get(subject)
-        if entry is None or entry.version != version:
+        ours = self._said.get(subject)
+        if ours is None or ours.version != version:
             return None
-        entry.sequence = max(entry.sequence, sequence)
-        entry.on_its_way = False
-        echo, entry.echo = entry.echo, None
-        if echo is not None and echo.sequence > sequence:
-            return echo
-        return None
+        ours.sequence = sequence
+        echo = ours.echo
+        if echo is None or echo.sequence < sequence:
+            return None
+        del self._said[subject]
+        return echo if echo.sequence > sequence else None
 
     # --- the log, read back -------------------------------------------------------------------------------------------
 
     def is_news(self, received: Received) -> bool:
         """Say whether a message from the log is to be decoded and folded: not ours, and not older than ours."""
-        entry = self._entries.get(received.subject)
-        if entry is None:
+        ours = self._said.get(received.subject)
+        if ours is None:
             return True
-        if entry.on_its_way:
-            entry.echo = received
+        if ours.sequence == 0:
+            ours.echo = received
             return False
-        return received.sequence > entry.sequence
+        if received.sequence >= ours.sequence:
+            del self._said[received.subject]
+        return received.sequence > ours.sequence
 
     def fold(self, fact: Fact, received: Received) -> bool:
         """Take in a message that is news; returns whether it says something else than was known."""
-        self._at(received)
         self.spoiled.discard(received.subject)
         if isinstance(fact, PodGone):
             known = self.pods.get(fact.key)
@@ -153,7 +152,6 @@ class Ledger:
 
     def spoil(self, received: Received) -> None:
         """Take in a message that cannot be used: what was known before stands, but is to be said again."""
-        self._at(received)
         self.spoiled.add(received.subject)
 
     def spoiled_facts(self) -> Iterable[Fact]:
@@ -163,12 +161,6 @@ class Ledger:
         facts: list[Fact] = [NodeObserved(node=node) for node in self.nodes.values()]
         facts += [PodObserved(pod=pod) for pod in self.pods.values()]
         return [fact for fact in facts if self._subjects.of(fact) in self.spoiled]
-
-    def _at(self, received: Received) -> None:
-        entry = self._entries.get(received.subject)
-        if entry is None:
-            entry = self._entries[received.subject] = _Entry()
-        entry.sequence = received.sequence
 
     # --- pods that are known before they are observed -----------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 from nats import errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -27,9 +27,12 @@ from everynode.runtime.settings import Connection
 
 SERVER_VERSION_MIN = (2, 12)
 API_TIMEOUT_MS = 5_000
-API_ATTEMPTS_MAX = 2  # how often a server is tried before the first connection is given up
+CONNECT_ROUNDS = 2  # how often each server is tried before a connection is given up
+CONNECT_PAUSE_MS = 100  # between two tries of the same server
 PING_INTERVAL_SECONDS = 5
 PINGS_OUTSTANDING_MAX = 2  # a connection that is dead without a word is noticed after 15 s
+OVERSEE_INTERVAL_MS = 1_000
+CLOSE_TIMEOUT_MS = 1_000
 RECONNECT_DELAY_MIN_MS = 50
 RECONNECT_DELAY_MAX_MS = 2_000
 PENDING_SEND_BYTES_MAX = 8 * 1024**2
@@ -78,18 +81,22 @@ def delay_ms(failures: int) -> int:
 
 
 class Link:
-    """A connection for the life of a bus. Made by ``Link.open``."""
+    """A connection for the life of a bus. Made by ``Link.open``.
+
+    A connection that is lost is replaced by a new one, and by nothing else: the library would also keep what could
+    not be sent and send it later, when it may no longer be true.
+    """
 
     def __init__(self, connection: Connection) -> None:
         """Hold no connection yet."""
         self.connection = connection
         self.epoch = 0
-        """Raised each time the connection has come back: consumers made before may be gone."""
+        """Raised with each new connection: consumers and subscriptions made before are gone."""
         self._client = Client()
+        self._lost = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
         self._served: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
-        self._closing = False
-        self._reopening: asyncio.Task[None] | None = None
+        self._overseer: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
 
     @classmethod
@@ -101,17 +108,17 @@ class Link:
             ConfigurationError: The server is too old, or refuses who we are.
         """
         link = cls(connection)
-        await link._connect()
+        link._client = await link._connect()
+        link._overseer = asyncio.get_running_loop().create_task(link._oversee())
         return link
 
     async def close(self) -> None:
         """End the connection for good; repeating this is harmless."""
-        self._closing = True
-        if self._reopening is not None:
-            self._reopening.cancel()
+        if self._overseer is not None:
+            self._overseer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._reopening
-        await self._client.close()
+                await self._overseer
+        await _close(self._client)
         self._wake()
 
     @property
@@ -161,9 +168,14 @@ class Link:
         )
 
     async def serve(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
-        """Hear messages for the life of the link, also over a connection that replaces this one."""
+        """Hear messages for the life of the link, over this connection and those that replace it.
+
+        Raises:
+            UnavailableError: There is no connection.
+        """
+        client = self._ready()
+        await client.subscribe(subject, cb=receive)
         self._served.append((subject, receive))
-        await self._client.subscribe(subject, cb=receive)
 
     async def publish(
         self,
@@ -237,24 +249,54 @@ class Link:
             raise UnavailableError(message)
         return self._client
 
-    async def _connect(self) -> None:
-        """Connect a new client. It gives up by itself only until it is connected, then never."""
+    async def _oversee(self) -> None:
+        """Replace the connection whenever it is lost. The library's word is enough, but not waited for alone."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(OVERSEE_INTERVAL_MS / 1000):
+                    await self._lost.wait()
+            self._lost.clear()
+            if not self._client.is_connected:
+                log.warning(
+                    "connection to NATS lost",
+                    servers=self.connection.shown,
+                    error=repr(self._last_error),
+                )
+                await self._replace()
+                log.info("connection to NATS is back", servers=self.connection.shown)
+
+    async def _replace(self) -> None:
+        await _close(self._client)
+        failures = 0
+        while True:
+            await asyncio.sleep(delay_ms(failures) / 1000)
+            try:
+                client = await self._connect()
+                for subject, receive in self._served:
+                    await client.subscribe(subject, cb=receive)
+            except (ConfigurationError, UnavailableError, errors.Error) as error:
+                failures += 1
+                log.warning("cannot connect to NATS again yet", error=str(error))
+            else:
+                break
+        self._client = client
+        self.epoch += 1
+        self._wake()
+
+    async def _connect(self) -> Client:
         client = Client()
         options = self._options()
         try:
             await client.connect(**options)
             check_server_version(repr(client.connected_server_version).strip("<>").split(" v")[-1])
         except (OSError, errors.Error, TimeoutError) as error:
-            await client.close()
-            raise self._translated(
-                error if self._last_error is None else self._last_error
-            ) from error
+            await _close(client)
+            met = self._last_error if isinstance(error, errors.NoServersError) else None
+            raise self._translated(error if met is None else met) from error
         except BaseException:
-            await client.close()
+            await _close(client)
             raise
-        client.options["allow_reconnect"] = True
-        client.options["max_reconnect_attempts"] = -1
-        self._client = client
+        return client
 
     def _options(self) -> dict[str, Any]:
         connection = self.connection
@@ -263,15 +305,12 @@ class Link:
             "name": connection.name,
             "connect_timeout": connection.connect_timeout_ms / 1000,
             "allow_reconnect": False,
-            "max_reconnect_attempts": API_ATTEMPTS_MAX - 1,
-            "reconnect_time_wait": RECONNECT_DELAY_MAX_MS / 10 / 1000,
-            "reconnect_to_server_handler": self._next_server,
+            "max_reconnect_attempts": CONNECT_ROUNDS - 1,
+            "reconnect_time_wait": CONNECT_PAUSE_MS / 1000,
             "ping_interval": PING_INTERVAL_SECONDS,
             "max_outstanding_pings": PINGS_OUTSTANDING_MAX,
             "pending_size": PENDING_SEND_BYTES_MAX,
             "error_cb": self._on_error,
-            "disconnected_cb": self._on_disconnected,
-            "reconnected_cb": self._on_reconnected,
             "closed_cb": self._on_closed,
         }
         if connection.creds is not None:
@@ -313,13 +352,6 @@ class Link:
             )
         return UnavailableError(f"NATS at {shown} cannot be reached: {error!r}")
 
-    def _next_server(
-        self, pool: list[Server], _information: dict[str, Any]
-    ) -> tuple[Server | None, float]:
-        """Choose the server that failed least often, after a wait that grows with its failures."""
-        server = min(pool, key=lambda candidate: candidate.reconnects)
-        return server, delay_ms(server.reconnects) / 1000
-
     def _wake(self) -> None:
         for event in self._watchers:
             event.set()
@@ -328,37 +360,15 @@ class Link:
         self._last_error = error
         log.debug("nats error", error=repr(error), servers=self.connection.shown)
 
-    async def _on_disconnected(self) -> None:
-        if not self._closing:
-            log.warning("connection to NATS lost", servers=self.connection.shown)
-
-    async def _on_reconnected(self) -> None:
-        log.info("connection to NATS is back", servers=self.connection.shown)
-        self.epoch += 1
-        self._wake()
-
     async def _on_closed(self) -> None:
-        """Replace a connection that the library gave up: some errors of a server make it do so."""
-        if self._closing or self._reopening is not None:
-            return
-        log.warning("connection to NATS was closed", error=repr(self._last_error))
-        self._reopening = asyncio.get_running_loop().create_task(self._reopen())
+        self._lost.set()
 
-    async def _reopen(self) -> None:
-        failures = 0
-        while True:
-            await asyncio.sleep(delay_ms(failures) / 1000)
-            try:
-                await self._connect()
-                for subject, receive in self._served:
-                    await self._client.subscribe(subject, cb=receive)
-            except (ConfigurationError, UnavailableError, errors.Error) as error:
-                failures += 1
-                log.warning("cannot connect to NATS again yet", error=str(error))
-            else:
-                break
-        self._reopening = None
-        await self._on_reconnected()
+
+async def _close(client: Client) -> None:
+    """Close, but do not wait for ever: after a failed TLS handshake the library would."""
+    with contextlib.suppress(TimeoutError, errors.Error, OSError, AssertionError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_MS / 1000):
+            await client.close()
 
 
 def read_answer(answer: bytes) -> dict[str, Any]:

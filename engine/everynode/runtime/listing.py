@@ -48,7 +48,7 @@ class Listing(Generic[_Key]):
     def end(self, known: Collection[_Key], *, hold: bool = False) -> list[_Key]:
         """A list is complete; returns what is gone, in the order of ``known``.
 
-        More than half of ``known`` missing at once, beyond what the list before missed already: that is held back.
+        If more than half of ``known`` is missing, what the list before did not miss as well is held back.
 
         Args:
             known: What the log knows.
@@ -60,7 +60,7 @@ class Listing(Generic[_Key]):
         missing = [key for key in known if key not in self._named]
         self._named.clear()
         fresh = {key for key in missing if key not in self._doubted}
-        held = fresh if hold or 2 * len(fresh) > len(known) else set()
+        held = fresh if hold or 2 * len(missing) > len(known) else set()
         self._doubted = held
         self.complete = not held
         return [key for key in missing if key not in held]

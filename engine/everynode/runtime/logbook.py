@@ -6,7 +6,9 @@ facts where they differ from what the log says, and hears what others write abou
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 
 import structlog
@@ -46,6 +48,8 @@ class Logbook:
         """Begin empty."""
         self.ledger = Ledger(backend, bus.subjects)
         self.outbox = Outbox(bus, clock)
+        self.caught_up = asyncio.Event()
+        """What was on the log when ``load`` ended has been read: STATE alone is a little behind."""
         self._bus = bus
         self._backend = backend
         self._clock = clock
@@ -53,6 +57,7 @@ class Logbook:
         self._disputed = disputed
         self._time_ms = 0
         self._time_heard_ms = 0
+        self._caught_up_at = 0
         token = wire.token(backend)
         prefix = bus.subjects.prefix
         self._subjects = [f"{prefix}.node.{token}.>", f"{prefix}.pod.*.{token}.>"]
@@ -67,15 +72,24 @@ class Logbook:
         """Read STATE; returns from where to follow the log."""
         self._hear_time((await self._bus.log_position()).last_time_ms)
         last = 0
-        async for chunk in self._bus.read_state(self._subjects):
-            for received in chunk:
-                last = max(last, received.sequence)
-                fact = self._read(received)
-                if fact is not None:
-                    self.ledger.fold(fact, received)
-                else:
-                    await self._load_last_good(received)
+        async with aclosing(self._bus.read_state(self._subjects)) as chunks:
+            async for chunk in chunks:
+                for received in chunk:
+                    last = max(last, received.sequence)
+                    fact = self._read(received)
+                    if fact is not None:
+                        self.ledger.fold(fact, received)
+                    else:
+                        await self._load_last_good(received)
+        for subject in self._subjects:
+            received = await self._bus.last(subject)
+            self._caught_up_at = max(self._caught_up_at, received.sequence if received else 0)
+        self._come_to(last)
         return last + 1
+
+    def _come_to(self, sequence: int) -> None:
+        if sequence >= self._caught_up_at:
+            self.caught_up.set()
 
     async def _load_last_good(self, spoiled: Received) -> None:
         good = await last_good(self._bus, spoiled)
@@ -90,12 +104,16 @@ class Logbook:
         Raises:
             StaleError: The log is not what it was.
         """
-        async for chunk in self._bus.follow(self._subjects, from_sequence):
-            for received in chunk:
-                if self.ledger.is_news(received):
-                    self._take_news(received)
-            if chunk:
-                self._hear_time(chunk[-1].time_ms)
+        async with aclosing(self._bus.follow(self._subjects, from_sequence)) as chunks:
+            async for chunk in chunks:
+                for received in chunk:
+                    if self.ledger.is_news(received):
+                        self._take_news(received)
+                if chunk:
+                    self._hear_time(chunk[-1].time_ms)
+                    self._come_to(chunk[-1].sequence)
+                else:  # silence: what was to come has expired
+                    self.caught_up.set()
 
     def _hear_time(self, time_ms: int) -> None:
         if time_ms > self._time_ms:

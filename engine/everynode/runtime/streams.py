@@ -272,7 +272,8 @@ def backends_of(config: dict[str, Any]) -> dict[str, str]:
 async def record_backend(link: Link, fleet: str, backend: str, identity: str) -> None:
     """Write down which backend a name stands for, once and for all.
 
-    Two writers at once may take each other's entry away, so it is read again until it is there.
+    JetStream has no compare-and-set for this: two writers at once may take each other's entry away. So it is read again
+    until it is there, and whoever starts with a backend records it each time.
 
     Raises:
         ConfigurationError: Another backend is known by this name.

@@ -1,0 +1,329 @@
+"""Commands on a real server: what an adapter host makes of them, whatever goes wrong."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from msgspec.structs import replace
+
+from everynode.core.commands import Command, Outcome, outcome_of
+from everynode.core.events import PodGone, PodObserved
+from everynode.core.values import Node, PodKey
+from everynode.errors import OutcomeUnknownError
+from everynode.ports import Outgoing
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.testing.hosting import (
+    OWNER,
+    REVISION,
+    ScriptedAdapter,
+    command_consumer,
+    create,
+    delete,
+    eventually,
+    outcomes,
+    quick,
+    revision,
+    running,
+    say,
+    until,
+    until_acknowledged,
+)
+from everynode_simulated import Behaviour, SimulatedAdapter, SimulatedFleet, generate_nodes
+
+BACKEND = "sim"
+
+
+def names(nodes: Iterable[Node]) -> set[str]:
+    """Their names."""
+    return {node.name for node in nodes}
+
+
+@pytest.fixture
+def simulated() -> SimulatedFleet:
+    """Eight nodes on which everything works."""
+    return SimulatedFleet(generate_nodes(8, seed=1, backend=BACKEND))
+
+
+@pytest.fixture
+def adapter(simulated: SimulatedFleet) -> SimulatedAdapter:
+    """Their adapter."""
+    return SimulatedAdapter(BACKEND, simulated)
+
+
+class TestCommands:
+    """What becomes of commands."""
+
+    async def test_a_create_and_a_delete(
+        self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter
+    ) -> None:
+        """They are carried out, observed and answered, and then acknowledged for good."""
+        node = next(iter(simulated.nodes.values()))
+        command = create(node)
+        async with running(bus, adapter) as host:
+            await say(bus, revision(), command)
+            (created,) = await outcomes(bus, 1)
+            pod = simulated.pods[command.pod_key]
+            assert created == outcome_of(command, "done", pod_uid=pod.uid)
+            assert (pod.node_uid, pod.revision, pod.owner) == (node.uid, REVISION, OWNER)
+            await say(bus, delete(command, pod.uid))
+            (_, deleted) = await outcomes(bus, 2)
+            assert (deleted.result, deleted.verb) == ("done", "delete")
+            said = await until(bus, "pod", lambda said: isinstance(said[-1], PodGone))
+            assert isinstance(said[0], PodObserved)
+            assert host.counts.outcomes == {"done": 2}
+            await until_acknowledged(bus, BACKEND)
+
+    async def test_every_command_is_answered_once(self, bus: JetStreamBus) -> None:
+        """S4: of many commands, none is lost, though some need several tries."""
+        nodes = generate_nodes(300, 1, BACKEND)
+        behaviour = Behaviour(seed=2, calls_unavailable=0.1, calls_unanswered=0.1)
+        simulated = SimulatedFleet(nodes, behaviour=behaviour)
+        limits = quick(tries_max=20)
+        async with running(bus, SimulatedAdapter(BACKEND, simulated), limits) as host:
+            await say(bus, revision(), *map(create, nodes))
+            found = await outcomes(bus, 300)
+            assert {outcome.id for outcome in found} == {create(node).id for node in nodes}
+            assert {outcome.result for outcome in found} == {"done"}
+            assert host.counts.retried > 0
+            assert {pod.node for pod in simulated.pods.values()} == names(nodes)
+            assert len(simulated.pods) == 300
+            await until_acknowledged(bus, BACKEND)
+
+    async def test_a_repeated_command_is_answered_from_memory(self, bus: JetStreamBus) -> None:
+        """S1: a command that comes again is answered as before, without another call."""
+        (node, *_) = nodes = generate_nodes(2, 1, BACKEND)
+        adapter = ScriptedAdapter(BACKEND, nodes)
+        async with running(bus, adapter) as host:
+            await say(bus, revision(), create(node))
+            await outcomes(bus, 1)
+            await say(bus, create(node))
+            first, second = await outcomes(bus, 2)
+        assert first == second
+        assert len(adapter.applied) == 1
+        assert host.counts.repeated == 1
+
+    async def test_a_command_cut_short_is_carried_out_by_the_next_host(
+        self, bus: JetStreamBus
+    ) -> None:
+        """S4: a host that ends in the middle of its work loses nothing, and no node gets a second pod (S1)."""
+        nodes = generate_nodes(40, 1, BACKEND)
+        simulated = SimulatedFleet(nodes, behaviour=Behaviour(apply_ms=(1, 100)))
+        adapter = SimulatedAdapter(BACKEND, simulated)
+        async with running(bus, adapter):
+            await say(bus, revision(), *map(create, nodes))
+            await eventually(lambda: len(simulated.pods) >= 5)
+        async with running(bus, adapter):
+            wanted = {create(node).id for node in nodes}
+            await until(
+                bus,
+                "outcome",
+                lambda said: wanted == {one.id for one in said if isinstance(one, Outcome)},
+            )
+        assert len(simulated.pods) == 40
+        assert {pod.node for pod in simulated.pods.values()} == names(nodes)
+
+    async def test_a_revision_that_comes_late(
+        self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter
+    ) -> None:
+        """A create whose template is not on the log is tried again."""
+        node = next(iter(simulated.nodes.values()))
+        async with running(bus, adapter, quick(tries_max=100)) as host:
+            await say(bus, create(node))
+            await eventually(lambda: host.counts.retried > 0)
+            await say(bus, revision())
+            (outcome,) = await outcomes(bus, 1)
+            assert outcome.result == "done"
+
+    async def test_a_revision_that_is_not_what_it_says(
+        self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter
+    ) -> None:
+        """S8: a template that does not have the hash it stands under is not used."""
+        node = next(iter(simulated.nodes.values()))
+        async with running(bus, adapter):
+            await say(bus, revision(b'{"spec":{}}'), create(node))
+            (outcome,) = await outcomes(bus, 1)
+        assert outcome.result == "failed"
+        assert "not what its name says" in outcome.message
+        assert dict(simulated.pods) == {}
+
+    async def test_a_backend_that_stays_away(self, bus: JetStreamBus) -> None:
+        """After the last try the command has failed, and the reason is in its outcome."""
+        nodes = generate_nodes(2, 1, BACKEND)
+        simulated = SimulatedFleet(nodes, behaviour=Behaviour(calls_unavailable=1))
+        async with running(bus, SimulatedAdapter(BACKEND, simulated)) as host:
+            await say(bus, revision(), create(nodes[0]))
+            (outcome,) = await outcomes(bus, 1)
+            assert (outcome.result, outcome.verb) == ("failed", "create")
+            assert "not now" in outcome.message
+            assert (host.counts.retried, host.counts.dead_lettered) == (2, 1)
+            await until_acknowledged(bus, BACKEND)
+
+    async def test_one_bad_command_delays_only_itself(self, bus: JetStreamBus) -> None:
+        """L3: garbage, a bug in the adapter, a call that hangs or an answer that is lost stop no other command."""
+        nodes = generate_nodes(6, 1, BACKEND)
+
+        class Fragile(ScriptedAdapter):
+            async def apply(self, command: Command) -> Outcome:
+                self.applied.append(command)
+                match nodes.index(next(node for node in nodes if node.name == command.node)):
+                    case 0:
+                        raise ZeroDivisionError("a bug")
+                    case 1:
+                        await asyncio.Event().wait()
+                    case 2:
+                        raise OutcomeUnknownError("no answer")
+                    case 3:
+                        return outcome_of(create(nodes[4]), "done")
+                return outcome_of(command, "done")
+
+        adapter = Fragile(BACKEND, nodes)
+        garbage = f"{bus.subjects.prefix}.command.{BACKEND}.n.0.garbage"
+        async with running(bus, adapter) as host:
+            await bus.publish([Outgoing(garbage, b"garbage")])
+            await say(bus, revision(), *map(create, nodes))
+            found = {outcome.id: outcome for outcome in await outcomes(bus, 6)}
+            results = [found[create(node).id] for node in nodes]
+            assert [one.result for one in results] == ["failed"] * 4 + ["done"] * 2
+            for outcome, text in zip(
+                results,
+                ["ZeroDivisionError: a bug", "no answer within", "no answer", "answered"],
+                strict=False,
+            ):
+                assert text in outcome.message
+            assert [sum(one.node == node.name for one in adapter.applied) for node in nodes] == [
+                3,
+                3,
+                3,
+                3,
+                1,
+                1,
+            ]
+            assert host.counts.malformed == 1
+            await until_acknowledged(bus, BACKEND)
+
+    async def test_one_place_one_command_at_a_time(self, bus: JetStreamBus) -> None:
+        """What concerns one node and set is carried out one after the other, in order; other nodes do not wait."""
+        nodes = generate_nodes(2, 1, BACKEND)
+        busy: set[str] = set()
+        overlaps = set()
+        order: list[str] = []
+
+        class Slow(ScriptedAdapter):
+            async def apply(self, command: Command) -> Outcome:
+                assert command.node not in busy
+                busy.add(command.node)
+                overlaps.add(len(busy))
+                await asyncio.sleep(0.01)
+                busy.remove(command.node)
+                order.append(command.id)
+                return outcome_of(command, "done")
+
+        commands = [
+            delete(create(node, replaces=str(n)), "uid") for n in range(10) for node in nodes
+        ]
+        async with running(bus, Slow(BACKEND, nodes)):
+            await say(bus, *commands)
+            found = await outcomes(bus, 20)
+        assert {outcome.result for outcome in found} == {"done"}
+        for node in nodes:
+            mine = [command.id for command in commands if command.node == node.name]
+            assert [done for done in order if done in mine] == mine
+        assert 2 in overlaps
+
+    async def test_a_queue_that_is_longer_than_what_may_be_in_flight(
+        self, bus: JetStreamBus
+    ) -> None:
+        """B1: no more commands are handed out than the limit says, and all are carried out."""
+        nodes = generate_nodes(60, 1, BACKEND)
+        at_once = 0
+
+        class Counting(ScriptedAdapter):
+            async def apply(self, command: Command) -> Outcome:
+                nonlocal at_once
+                info = await command_consumer(bus, BACKEND)
+                at_once = max(at_once, info["num_ack_pending"])
+                return await super().apply(command)
+
+        adapter = Counting(BACKEND, nodes)
+        async with running(bus, adapter, quick(in_flight_max=7)):
+            await say(bus, revision(), *map(create, nodes))
+            await outcomes(bus, 60)
+        assert 1 < at_once <= 7
+        assert len(adapter.applied) == 60
+
+
+class TestObjections:
+    """Commands that come too late."""
+
+    async def test_an_expired_command_is_not_carried_out(self, bus: JetStreamBus) -> None:
+        """By the log's time, whatever this machine's clock says."""
+        nodes = generate_nodes(2, 1, BACKEND)
+        adapter = ScriptedAdapter(BACKEND, nodes)
+        async with running(bus, adapter):
+            await say(bus, revision(), replace(create(nodes[0]), expires_ms=1), create(nodes[1]))
+            found = {outcome.id: outcome for outcome in await outcomes(bus, 2)}
+        assert found[create(nodes[0]).id].result == "superseded"
+        assert "expired" in found[create(nodes[0]).id].message
+        assert [command.node for command in adapter.applied] == [nodes[1].name]
+
+    async def test_a_node_that_has_another_pod_by_now(
+        self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter
+    ) -> None:
+        """S1: a create that comes again late, when the node has a pod under another name, is superseded."""
+        node = next(iter(simulated.nodes.values()))
+        late = create(node)
+        newer = create(node, replaces="the first one")
+        async with running(bus, adapter):
+            await say(bus, revision(), newer, late)
+            first, second = await outcomes(bus, 2)
+            assert (first.id, first.result) == (newer.id, "done")
+            assert (second.id, second.result) == (late.id, "superseded")
+            assert newer.pod in second.message
+        assert [pod.name for pod in simulated.pods.values()] == [newer.pod]
+
+    async def test_a_surge_may_have_two_of_different_revisions(
+        self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter
+    ) -> None:
+        """S1: slot 1 stands beside one pod of another revision, never beside its own or beside two."""
+        node, other = list(simulated.nodes.values())[:2]
+        old = simulated.create_pod(
+            PodKey(BACKEND, "ns", "old"), node=node.name, owner=OWNER, revision="old"
+        )
+        async with running(bus, adapter):
+            surge = create(node, slot=1)
+            await say(bus, revision(), surge)
+            assert (await outcomes(bus, 1))[0].result == "done"
+            await say(bus, create(node, slot=1, replaces="x"), create(other))
+            (_, *found) = await outcomes(bus, 3)
+            await say(bus, create(other, slot=1, replaces="y"))
+            found += (await outcomes(bus, 4))[3:]
+        assert sorted(outcome.result for outcome in found) == ["done", "superseded", "superseded"]
+        on_node = [pod.name for pod in simulated.pods.values() if pod.node == node.name]
+        assert on_node == [old.name, surge.pod]
+
+    async def test_a_pod_that_was_created_and_is_not_observed_yet(self, bus: JetStreamBus) -> None:
+        """S1: another create for its node waits for a new list, which shows whether it is there."""
+        nodes = generate_nodes(2, 1, BACKEND)
+        adapter = ScriptedAdapter(BACKEND, nodes)  # it lists no pod, ever
+        async with running(bus, adapter, quick(tries_max=100)) as host:
+            await say(bus, revision(), create(nodes[0]))
+            await outcomes(bus, 1)
+            await say(bus, create(nodes[0], replaces="x"))
+            (_, second) = await outcomes(bus, 2)
+        assert second.result == "done", "the list did not have the first one"
+        assert host.counts.retried > 0
+        assert adapter.observed == 2
+
+    async def test_a_node_that_is_another_one_by_now(
+        self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter
+    ) -> None:
+        """A create for a node that has left, or returned as another one, is superseded."""
+        gone, returned = list(simulated.nodes.values())[:2]
+        simulated.remove_node(gone.name)
+        simulated.remove_node(returned.name)
+        simulated.add_node(replace(returned, uid="another"))
+        async with running(bus, adapter):
+            await say(bus, revision(), create(gone), create(returned))
+            found = await outcomes(bus, 2)
+        assert [outcome.result for outcome in found] == ["superseded"] * 2
+        assert dict(simulated.pods) == {}

@@ -1,0 +1,164 @@
+"""`everynode describe`: everything that the log knows of one set, and the last decision about it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import typer
+
+from everynode.cli.exits import ExitCode
+from everynode.cli.listing import selector_text
+from everynode.cli.objects import timestamp
+from everynode.cli.options import Namespace, Target, connected
+from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
+from everynode.cli.tables import NONE, age, pairs
+from everynode.cli.templates import Container, describe_toleration, read_template
+from everynode.cli.terminal import error_line
+from everynode.core.commands import Decision
+from everynode.core.eligibility import Toleration
+from everynode.core.values import DaemonSet, Pod, SetKey, Status
+from everynode.errors import MalformedMessageError
+from everynode.runtime.jetstream import JetStreamBus, connect
+from everynode.runtime.view import read_view
+from everynode.wire import decode_from
+
+LABEL_WIDTH = 24
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("describe", epilog="Example: everynode describe ds fluentd -n logging")
+@connected()
+async def describe(
+    target: Target,
+    kind: SetKind,
+    names: Names = None,
+    *,
+    namespace: Namespace = "default",
+) -> ExitCode:
+    """Show everything about DaemonSets: what they ask for, how far they are, what was decided last."""
+    named = parse_named([kind, *(names or [])], (DAEMONSETS,))
+    code = ExitCode.DONE
+    async with await connect(target.connection, target.fleet) as bus:
+        view = await read_view(bus, ("daemonset", "status", "pod"))
+        wanted = named.names or sorted(k.name for k in view.daemonsets if k.namespace == namespace)
+        for position, name in enumerate(wanted):
+            key = SetKey(namespace, name)
+            daemonset = view.daemonsets.get(key)
+            if daemonset is None:
+                error_line(f'{DAEMONSETS.plural} "{name}" not found in namespace {namespace}')
+                code = ExitCode.REFUSED
+                continue
+            pods = [pod for pod in view.pods.values() if pod.owner.uid == daemonset.uid]
+            lines = describe_set(daemonset, view.statuses.get(key), pods)
+            lines += describe_decision(await _last_decision(bus, key))
+            print("\n" * (2 * (position > 0)) + "\n".join(lines))
+    return code
+
+
+async def _last_decision(bus: JetStreamBus, key: SetKey) -> Decision | None:
+    received = await bus.last(bus.subjects.of_set("decision", key))
+    if received is None:
+        return None
+    try:
+        message = decode_from(bus.subjects, received.subject, received.payload)
+    except MalformedMessageError:
+        return None  # the workers report it; here it is as good as none
+    return message if isinstance(message, Decision) else None
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label + ':':<{LABEL_WIDTH}}{text}"
+
+
+def describe_set(daemonset: DaemonSet, status: Status | None, pods: list[Pod]) -> list[str]:
+    """Write what a set asks for and how far it is, in kubectl's words."""
+    now_ms = time.time_ns() // 1_000_000
+    template = read_template(daemonset.template)
+    spec = template.spec
+    created = f"{timestamp(daemonset.created_ms)} ({age(daemonset.created_ms, now_ms)} ago)"
+    return [
+        _line("Name", daemonset.name),
+        _line("Namespace", daemonset.namespace),
+        _line("UID", daemonset.uid),
+        _line("Generation", str(daemonset.generation)),
+        _line("Created", created),
+        _line("Backend", daemonset.backend or "(all)"),
+        _line("Selector", selector_text(daemonset.selector)),
+        _line("Node-Selector", pairs(spec.node_selector or {})),
+        _line("Labels", pairs(daemonset.labels)),
+        _line("Annotations", pairs(daemonset.annotations)),
+        _line("Update Strategy", _strategy(daemonset)),
+        *_status_lines(status),
+        _line("Pods Status", _pods_status(pods)),
+        "Pod Template:",
+        _line("  Labels", pairs(template.metadata.labels or {})),
+        *_container_lines("Init Containers", spec.init_containers),
+        *_container_lines("Containers", spec.containers),
+        *_toleration_lines(spec.tolerations),
+    ]
+
+
+def _strategy(daemonset: DaemonSet) -> str:
+    strategy = daemonset.update_strategy
+    if strategy.type == "OnDelete":
+        return "OnDelete (a pod is replaced when it is deleted)"
+    unavailable, surge = strategy.max_unavailable, strategy.max_surge
+    return f"RollingUpdate (max unavailable {unavailable}, max surge {surge})"
+
+
+def _status_lines(status: Status | None) -> list[str]:
+    if status is None:
+        return [_line("Status", "no worker has reported one yet")]
+    return [
+        _line("Desired Number", str(status.desired_number_scheduled)),
+        _line("Current Number", str(status.current_number_scheduled)),
+        _line("Up-to-date Number", str(status.updated_number_scheduled)),
+        _line("Ready Number", str(status.number_ready)),
+        _line("Available Number", str(status.number_available)),
+        _line("Misscheduled Number", str(status.number_misscheduled)),
+        _line("Observed Generation", str(status.observed_generation)),
+    ]
+
+
+def _pods_status(pods: list[Pod]) -> str:
+    counts = Counter(pod.phase for pod in pods)
+    waiting = counts["Pending"] + counts["Unknown"]
+    return (
+        f"{counts['Running']} Running / {waiting} Waiting / "
+        f"{counts['Succeeded']} Succeeded / {counts['Failed']} Failed"
+    )
+
+
+def _container_lines(title: str, containers: list[Container] | None) -> list[str]:
+    if not containers:
+        return []
+    lines = [f"  {title}:"]
+    return lines + [_line(f"    {each.name}", each.image or NONE) for each in containers]
+
+
+def _toleration_lines(tolerations: list[Toleration] | None) -> list[str]:
+    texts = [describe_toleration(each) for each in tolerations or []] or [NONE]
+    first = _line("  Tolerations", texts[0])
+    return [first, *(" " * LABEL_WIDTH + text for text in texts[1:])]
+
+
+def describe_decision(decision: Decision | None) -> list[str]:
+    """Write what a worker decided last, and why."""
+    if decision is None:
+        return [_line("Last Decision", "none that the log still has")]
+    now_ms = time.time_ns() // 1_000_000
+    counts = decision.counts
+    lines = [
+        "Last Decision:",
+        _line("  When", f"{timestamp(decision.at_ms)} ({age(decision.at_ms, now_ms)} ago)"),
+        _line("  By", f"worker {decision.worker}, having read up to sequence {decision.basis}"),
+        _line(
+            "  Saw",
+            f"{counts.eligible} eligible, {counts.occupied} occupied, {counts.missing} missing, "
+            f"{counts.surplus} surplus, {counts.pending} pending",
+        ),
+        _line("  Commands", f"{counts.creates} creates, {counts.deletes} deletes"),
+    ]
+    return lines + [_line("  Reason", f"{each.reason}: {each.count}") for each in decision.reasons]

@@ -1,0 +1,147 @@
+"""`everynode explain`: why a node has a pod of a set, or has none.
+
+It asks the core's own predicate, node by node, about the nodes and the set that the log has.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from everynode.cli.exits import ExitCode
+from everynode.cli.options import Namespace, Output, OutputFormat, Target, connected
+from everynode.cli.output import print_object
+from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
+from everynode.cli.tables import BAD, GOOD, WAITING, Cell, Columns, Row
+from everynode.cli.terminal import error_line
+from everynode.core.eligibility import Reason, Verdict, compile_constraints, verdict
+from everynode.core.values import DaemonSet, Node, SetKey
+from everynode.runtime.jetstream import connect
+from everynode.runtime.view import read_view
+
+EPILOG = """
+Examples:
+everynode explain ds/fluentd -n logging
+everynode explain ds/fluentd --node web-7 -o json
+"""
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("explain", epilog=EPILOG)
+@connected()
+async def explain(
+    target: Target,
+    kind: SetKind,
+    names: Names = None,
+    *,
+    namespace: Namespace = "default",
+    node: Annotated[
+        str,
+        typer.Option("--node", metavar="NODE", help="Only this node, with all its reasons."),
+    ] = "",
+    output: Output = OutputFormat.TABLE,
+) -> ExitCode:
+    """Say on which nodes a DaemonSet should run, and everything that speaks against the others."""
+    named = parse_named([kind, *(names or [])], (DAEMONSETS,))
+    if len(named.names) != 1:
+        raise typer.BadParameter("name one set", param_hint="NAME")
+    key = SetKey(namespace, named.names[0])
+    async with await connect(target.connection, target.fleet) as bus:
+        view = await read_view(bus, ("node", "daemonset"))
+    daemonset = view.daemonsets.get(key)
+    if daemonset is None:
+        error_line(f'{DAEMONSETS.plural} "{key.name}" not found in namespace {key.namespace}')
+        return ExitCode.REFUSED
+    nodes = [each for _, each in sorted(view.nodes.items()) if node in {"", each.name}]
+    if node and not nodes:
+        error_line(f'nodes "{node}" not found')
+        return ExitCode.REFUSED
+    verdicts = judge(daemonset, nodes)
+    document = _nodes_document(key, verdicts) if node else _summary_document(key, verdicts)
+    if output is not OutputFormat.TABLE:
+        print_object(document, output)
+    elif node:
+        _print_nodes(key, verdicts)
+    else:
+        _print_summary(key, verdicts)
+    return ExitCode.DONE
+
+
+def judge(daemonset: DaemonSet, nodes: Iterable[Node]) -> list[tuple[Node, Verdict]]:
+    """Ask for each node whether the set should run there.
+
+    Raises:
+        InvalidObjectError: The set's template cannot be read.
+    """
+    constraints = compile_constraints(daemonset)
+    return [(node, verdict(constraints, node)) for node in nodes]
+
+
+def count_reasons(verdicts: Iterable[tuple[Node, Verdict]]) -> list[tuple[Reason, int]]:
+    """Count for each reason the nodes that it keeps the set from, most frequent first."""
+    counts = Counter(reason for _, found in verdicts for reason in found.reasons)
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _summary_document(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> dict[str, Any]:
+    return {
+        "namespace": key.namespace,
+        "name": key.name,
+        "nodes": len(verdicts),
+        "eligible": sum(found.should_run for _, found in verdicts),
+        "reasons": [
+            {"code": reason.code, "message": reason.message, "nodes": count}
+            for reason, count in count_reasons(verdicts)
+        ],
+    }
+
+
+def _nodes_document(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> dict[str, Any]:
+    return {
+        "namespace": key.namespace,
+        "name": key.name,
+        "nodes": [
+            {
+                "backend": node.backend,
+                "name": node.name,
+                "eligible": found.should_run,
+                "mayStay": found.may_stay,
+                "reasons": [reason._asdict() for reason in found.reasons],
+            }
+            for node, found in verdicts
+        ],
+    }
+
+
+def _print_summary(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> None:
+    eligible = sum(found.should_run for _, found in verdicts)
+    print(f"DaemonSet {key}: eligible on {eligible} of {len(verdicts)} nodes")
+    counts = count_reasons(verdicts)
+    if not counts:
+        return
+    print("What speaks against the others (a node counts for each of its reasons):")
+    rows: list[Row] = [[str(count), reason.code, reason.message] for reason, count in counts]
+    Columns(["NODES", "REASON", "MESSAGE"], rows).print()
+
+
+def _print_nodes(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> None:
+    print(f"DaemonSet {key}")
+    rows: list[Row] = []
+    for node, found in verdicts:
+        answer: list[str | Cell] = [node.name, node.backend, _answer(found)]
+        if not found.reasons:
+            rows.append([*answer, "", ""])
+        for position, reason in enumerate(found.reasons):
+            before: list[str | Cell] = [*answer] if position == 0 else ["", "", ""]
+            rows.append([*before, reason.code, reason.message])
+    Columns(["NODE", "BACKEND", "ELIGIBLE", "REASON", "MESSAGE"], rows).print()
+
+
+def _answer(found: Verdict) -> Cell:
+    if found.should_run:
+        return Cell("yes", GOOD)
+    return Cell("no, may stay", WAITING) if found.may_stay else Cell("no", BAD)

@@ -1,0 +1,39 @@
+"""Objects as JSON or YAML on stdout, laid out as kubectl lays them out.
+
+Used by every command that knows `-o json` and `-o yaml`. It knows nothing of what the objects are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import yaml
+
+INDENT = 4
+
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def as_json(document: Any) -> str:
+    """Write an object as JSON, indented, without a final newline."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=INDENT).decode()
+
+
+def as_yaml(document: Any) -> str:
+    """Write an object as YAML, keys in the order they have, without a final newline."""
+    plain = msgspec.to_builtins(document)
+    text: str = yaml.dump(
+        plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
+    )
+    return text.rstrip("\n")
+
+
+def print_object(document: Any, output: str) -> None:
+    """Print an object on stdout.
+
+    Args:
+        document: Dictionaries, lists, strings, numbers and msgspec values.
+        output: `yaml`; everything else is JSON.
+    """
+    print(as_yaml(document) if output == "yaml" else as_json(document), flush=True)

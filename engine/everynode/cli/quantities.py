@@ -1,0 +1,58 @@
+"""Durations and sizes as people type and read them: `7d`, `90s`, `10GiB`.
+
+Used by `fleet`.
+"""
+
+from __future__ import annotations
+
+import re
+
+import typer
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+_QUANTITY = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
+
+
+def _parse(text: str, units: dict[str, int], example: str) -> int:
+    found = _QUANTITY.fullmatch(text.strip())
+    if found is None or found[2] not in units or int(found[1]) == 0:
+        names = ", ".join(unit for unit in units if unit)
+        raise typer.BadParameter(
+            f"{text!r}: write a whole number above 0 and a unit ({names}), as in {example}"
+        )
+    return int(found[1]) * units[found[2]]
+
+
+def parse_seconds(text: str) -> int:
+    """Read a duration such as `7d` in seconds.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    return _parse(text, _SECONDS, "7d")
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as `10GiB` in bytes; without a unit they are bytes.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    return _parse(text, _BYTES, "10GiB")
+
+
+def show_seconds(seconds: int) -> str:
+    """Write a duration in the largest unit that divides it."""
+    for unit, length in reversed(_SECONDS.items()):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def show_bytes(size: int) -> str:
+    """Write a size with at most one decimal."""
+    for unit, length in reversed(_BYTES.items()):
+        if unit and size >= length:
+            return f"{size / length:.1f}".removesuffix(".0") + f" {unit}"
+    return "0 B"

@@ -1,0 +1,61 @@
+"""How the command line speaks: results on stdout, everything else on stderr, colour only for people.
+
+Every command prints through this module. Results are plain text in a pipe, so that `grep` and `cut` see
+whole names; in a terminal they may carry colour, unless `--no-color` or NO_COLOR asks for none.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+
+def forbid_color() -> None:
+    """Print without colour from now on (`--no-color`)."""
+    os.environ["NO_COLOR"] = "1"  # rich and typer look here, and so does whatever we start
+
+
+def stdout_is_terminal() -> bool:
+    """Say whether a person reads the results."""
+    return sys.stdout.isatty()
+
+
+def stderr_is_terminal() -> bool:
+    """Say whether a person reads the messages."""
+    return sys.stderr.isatty()
+
+
+def discard_stdout() -> None:
+    """Write results nowhere from now on, so that Python's own flush at the end has nothing to complain about."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def error_console() -> Console:
+    """Make a console on stderr, for progress and for what is shown live."""
+    return Console(stderr=True, highlight=False)
+
+
+def _message(label: str, style: str, text: str) -> None:
+    if stderr_is_terminal():
+        line = Text.assemble((f"{label}:", style), " ", text)
+        error_console().print(line, soft_wrap=True)
+    else:
+        print(f"{label}: {text}", file=sys.stderr)
+
+
+def error_line(text: str) -> None:
+    """Say what went wrong, on stderr."""
+    _message("error", "bold red", text)
+
+
+def warning_line(text: str) -> None:
+    """Say what may not be what was meant, on stderr."""
+    _message("warning", "yellow", text)
+
+
+def note_line(text: str) -> None:
+    """Say what is good to know, on stderr."""
+    _message("note", "cyan", text)

@@ -1,0 +1,55 @@
+"""`everynode worker`: one worker as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Annotated
+
+import structlog
+import typer
+
+from everynode.cli.exits import ExitCode
+from everynode.cli.options import LogLevel, Target, connected
+from everynode.cli.running import until_stopped
+from everynode.runtime.jetstream import connect
+from everynode.runtime.worker import Worker
+
+EPILOG = """
+Example: everynode worker --nats nats://10.0.0.7:4222 --log-format json
+
+Start as many as you like: of decisions about the same set at the same time, the log takes one. SIGTERM ends it.
+"""
+
+log = structlog.get_logger(__name__)
+
+app = typer.Typer(add_completion=False)
+
+
+def default_name() -> str:
+    """Name a worker after its host and process, so that its decisions can be told from others'."""
+    return f"{platform.node().partition('.')[0] or 'worker'}-{os.getpid()}"
+
+
+@app.command("worker", epilog=EPILOG)
+@connected(log_level=LogLevel.INFO)
+async def worker(
+    target: Target,
+    *,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What it calls itself in its decisions.",
+            show_default="host and process",
+        ),
+    ] = "",
+) -> ExitCode:
+    """Decide for a fleet, until asked to stop."""
+    name = name or default_name()
+    async with await connect(target.connection, target.fleet) as bus:
+        log.info("worker starts", worker=name, fleet=target.fleet)
+        await until_stopped(Worker(bus, name).run())
+        log.info("worker stops", worker=name, fleet=target.fleet)
+    return ExitCode.DONE

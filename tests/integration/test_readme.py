@@ -79,7 +79,7 @@ def as_run(line: str) -> str:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+def running() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that are ended with the test."""
     processes: list[subprocess.Popen[bytes]] = []
     yield processes

@@ -34,6 +34,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 Backend = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="What the fleet calls this backend.")
 ]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the adapter's own."),
+]
 
 
 @app.callback()
@@ -62,10 +66,15 @@ async def simulated(
     nodes_from: NodeFiles = None,
     seed: Seed = 0,
     backend: Backend = BACKEND_DEFAULT,
+    option: Options = None,
 ) -> ExitCode:
     """Simulate a backend whose nodes are generated or read from files; it lives as long as this process."""
     found = find_nodes(nodes, nodes_from, seed, backend)
-    fleet = SimulatedFleet(found.nodes, behaviour=Behaviour(seed=seed))
+    try:
+        behaviour = Behaviour.from_options({"seed": str(seed)} | parse_options(option or []))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--option") from error
+    fleet = SimulatedFleet(found.nodes, behaviour=behaviour)
     await _host(target, SimulatedAdapter(backend, fleet))
     return ExitCode.REFUSED if found.refused else ExitCode.DONE
 
@@ -79,10 +88,7 @@ async def run(
     ],
     *,
     backend: Backend = "",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="An option of the adapter's own."),
-    ] = None,
+    option: Options = None,
 ) -> ExitCode:
     """Run an adapter that another package brings."""
     await _host(target, load_adapter(name, backend or name, parse_options(option or [])))

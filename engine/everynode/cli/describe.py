@@ -11,6 +11,7 @@ from everynode.cli.exits import ExitCode
 from everynode.cli.listing import selector_text
 from everynode.cli.objects import timestamp
 from everynode.cli.options import Namespace, Target, connected
+from everynode.cli.reading import read_fleet
 from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
 from everynode.cli.tables import NONE, age, pairs
 from everynode.cli.templates import Container, describe_toleration, read_template
@@ -20,7 +21,6 @@ from everynode.core.eligibility import Toleration
 from everynode.core.values import DaemonSet, Pod, SetKey, Status
 from everynode.errors import MalformedMessageError
 from everynode.runtime.jetstream import JetStreamBus, connect
-from everynode.runtime.view import read_view
 from everynode.wire import decode_from
 
 LABEL_WIDTH = 24
@@ -41,7 +41,7 @@ async def describe(
     named = parse_named([kind, *(names or [])], (DAEMONSETS,))
     code = ExitCode.DONE
     async with await connect(target.connection, target.fleet) as bus:
-        view = await read_view(bus, ("daemonset", "status", "pod"))
+        view = await read_fleet(bus, ("daemonset", "status", "pod"))
         wanted = named.names or sorted(k.name for k in view.daemonsets if k.namespace == namespace)
         for position, name in enumerate(wanted):
             key = SetKey(namespace, name)

@@ -41,9 +41,8 @@ class Refused(NamedTuple):
         return {
             "file": self.file,
             "document": self.document,
-            "kind": self.kind,
-            "name": self.name,
-            "errors": [{"field": each.field, "message": each.message} for each in self.errors],
+            "name": plain_name(self.name),
+            "errors": [str(each) for each in self.errors],
         }
 
     def report(self) -> None:
@@ -62,6 +61,11 @@ class Documents:
     accepted: list[Accepted] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+
+    def keep_last(self) -> None:
+        """Of a set that is there several times keep only the last: files say what should be, not how to get there."""
+        last = {accepted.daemonset.key: accepted for accepted in self.accepted}
+        self.accepted = [each for each in self.accepted if last[each.daemonset.key] is each]
 
     def report(self) -> None:
         """Say on stderr what a person should know: problems, warnings, notes, what was skipped."""
@@ -95,6 +99,11 @@ def read_documents(
         else:
             documents.refused.append(refused_file(source))
     return documents
+
+
+def plain_name(subject: str) -> str:
+    """Return an object's own name, without its namespace: file and document tell which one it is."""
+    return subject.rpartition("/")[2]
 
 
 def refused_document(rejected: Rejected) -> Refused:

@@ -14,13 +14,13 @@ import typer
 from everynode.cli.exits import ExitCode
 from everynode.cli.options import Namespace, Output, OutputFormat, Target, connected
 from everynode.cli.output import print_object
+from everynode.cli.reading import read_fleet
 from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
 from everynode.cli.tables import BAD, GOOD, WAITING, Cell, Columns, Row
 from everynode.cli.terminal import error_line
 from everynode.core.eligibility import Reason, Verdict, compile_constraints, verdict
 from everynode.core.values import DaemonSet, Node, SetKey
 from everynode.runtime.jetstream import connect
-from everynode.runtime.view import read_view
 
 EPILOG = """
 Examples:
@@ -51,7 +51,7 @@ async def explain(
         raise typer.BadParameter("name one set", param_hint="NAME")
     key = SetKey(namespace, named.names[0])
     async with await connect(target.connection, target.fleet) as bus:
-        view = await read_view(bus, ("node", "daemonset"))
+        view = await read_fleet(bus, ("node", "daemonset"))
     daemonset = view.daemonsets.get(key)
     if daemonset is None:
         error_line(f'{DAEMONSETS.plural} "{key.name}" not found in namespace {key.namespace}')

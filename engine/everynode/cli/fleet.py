@@ -12,10 +12,11 @@ from everynode.cli.objects import timestamp
 from everynode.cli.options import Output, OutputFormat, Target, connected
 from everynode.cli.output import print_object
 from everynode.cli.quantities import parse_bytes, parse_seconds, show_bytes, show_seconds
+from everynode.cli.reading import read_fleet
 from everynode.cli.tables import NONE, age
 from everynode.runtime.jetstream import FleetInfo, connect
 from everynode.runtime.settings import StreamSettings
-from everynode.runtime.view import FleetView, read_view
+from everynode.runtime.view import FleetView
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -94,7 +95,7 @@ async def show(target: Target, name: Name = "", *, output: Output = OutputFormat
     """Show a fleet's log and what is in the fleet."""
     async with await connect(target.connection, name or target.fleet) as bus:
         about = await bus.describe()
-        view = await read_view(bus, ("node", "pod", "daemonset"))
+        view = await read_fleet(bus, ("node", "pod", "daemonset"))
     if output is OutputFormat.TABLE:
         print("\n".join(f"{label + ':':<16}{text}" for label, text in _lines(about, view)))
     else:

@@ -17,13 +17,14 @@ from everynode.cli.listing import LISTINGS, Item, Listing
 from everynode.cli.objects import list_object
 from everynode.cli.options import Namespace, Target, connected
 from everynode.cli.output import print_object
+from everynode.cli.reading import read_fleet
 from everynode.cli.resources import Named, Names, parse_named
 from everynode.cli.selectors import parse_selector, selects
 from everynode.cli.tables import Columns, Row
 from everynode.cli.terminal import error_line, note_line
 from everynode.core.values import Requirement
 from everynode.runtime.jetstream import connect
-from everynode.runtime.view import FleetView, follow_view, read_view
+from everynode.runtime.view import FleetView, follow_view
 
 EPILOG = """
 Examples:
@@ -145,7 +146,7 @@ async def get(
     async with await connect(target.connection, target.fleet) as bus:
         if watch:
             return await _watch(wish, follow_view(bus, listing.kinds))
-        return _show(wish, named, await read_view(bus, listing.kinds))
+        return _show(wish, named, await read_fleet(bus, listing.kinds))
 
 
 def _show(wish: Wish, named: Named, view: FleetView) -> ExitCode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -21,6 +22,10 @@ from everynode.errors import EverynodeError
 STOP_SECONDS_MAX = 10.0
 """How long a command may take to leave in order after it was asked to stop."""
 
+GARBAGE_THRESHOLD = 50_000
+"""After how many new objects Python looks for cycles. What a worker keeps is large, long-lived and free of them:
+looking through it after every 700 new objects, as Python does by default, takes a fifteenth of all time."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,6 +38,8 @@ def run(command: Coroutine[Any, Any, ExitCode]) -> ExitCode:
     Raises:
         EverynodeError: What it raised.
     """
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
     return asyncio.run(_until_done_or_asked(command))
 
 

@@ -106,6 +106,7 @@ async def up(
     found = find_nodes(nodes, nodes_from, seed, BACKEND_DEFAULT)
     documents = read_documents(paths or [])
     documents.report()
+    documents.keep_last()
     plan = Plan(
         target=target,
         documents=documents,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from everynode.cli.documents import Documents, Refused
+from everynode.cli.documents import Documents, Refused, plain_name
 from everynode.cli.listing import status_cells
 from everynode.cli.local import is_covered
 from everynode.cli.tables import BAD, Cell, Columns, Row
@@ -67,7 +67,7 @@ class Report:
                     "file": skipped.file,
                     "document": skipped.document,
                     "kind": skipped.kind,
-                    "name": skipped.name,
+                    "name": plain_name(skipped.name),
                 }
                 for skipped in self.documents.skipped
             ],

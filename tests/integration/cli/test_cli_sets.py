@@ -91,6 +91,8 @@ def test_apply_refuses_one_and_applies_the_others(
     assert any("1.yaml" in line and "spec.selector: cannot be changed" in line for line in errors)
     assert any("2.yaml" in line and "line 1" in line for line in errors)
     assert any("missing.yaml" in line for line in errors)
+    nothing = fleet_up("apply", "-f", tmp_path / "missing.yaml")
+    assert (nothing.code, nothing.out) == (1, "")
 
 
 def test_what_get_prints_can_be_applied(fleet_up: Everynode) -> None:

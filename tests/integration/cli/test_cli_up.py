@@ -91,8 +91,10 @@ def test_a_refused_document_does_not_stop_the_others(
     absent, refused = report["rejected"]
     assert (absent["file"], absent["document"]) == (str(missing), 0)
     assert (refused["file"], refused["document"]) == (str(file), 2)
-    assert refused["name"] == "default/wrong"
-    assert [each["field"] for each in refused["errors"]] == ["spec.template.metadata.labels"]
+    assert list(refused) == ["file", "document", "name", "errors"]
+    assert refused["name"] == "wrong"
+    (error,) = refused["errors"]
+    assert error.startswith("spec.template.metadata.labels: ")
     assert [each["kind"] for each in report["skipped"]] == ["ConfigMap"]
     errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2
@@ -104,13 +106,15 @@ def test_a_refused_document_does_not_stop_the_others(
 def test_a_set_in_several_files(
     everynode: Everynode, tmp_path: Path, manifest: Callable[..., str]
 ) -> None:
-    """Documents of one name are applied in their order, which is said in one line."""
+    """Of several documents of one name the last counts, even if its selector is another; one line says so."""
     for position, version in enumerate(("1", "2", "3")):
         file = tmp_path / f"{position}.yaml"
-        file.write_text(manifest("a", version=version), encoding="utf-8")
+        text = manifest("a", version=version).replace("app: a}", f"app: a{position}}}")
+        file.write_text(text, encoding="utf-8")
     ended = everynode("up", "--once", "-o", "json", "--nodes", "4", tmp_path)
-    assert ended.code == 0
-    assert len(json.loads(ended.out)["daemonsets"]) == 1
+    assert ended.code == 0, ended.err
+    (found,) = json.loads(ended.out)["daemonsets"]
+    assert found["updated"] == found["desired"] > 0
     (warning,) = ended.err.splitlines()
     assert warning.startswith("warning: DaemonSet default/a is there 3 times")
 
@@ -145,7 +149,7 @@ def test_nodes_from_files(
     assert (report["converged"], report["nodes"]) == (True, 2)
     assert [each["ready"] for each in report["daemonsets"]] == [2]
     (refused,) = report["rejected"]
-    assert (refused["kind"], refused["document"]) == ("Node", 2)
+    assert (refused["name"], refused["document"]) == ("N_2", 2)
 
 
 def test_pods_that_never_become_ready(

@@ -219,7 +219,7 @@ def test_damaged_manifests_are_read_or_refused(content: bytes) -> None:
 def test_a_manifest_reads_the_same_as_yaml_and_as_json(document: Any) -> None:
     """A manifest with wrong values in it has the same results in either language, problem for problem."""
     as_json = check(json.dumps(document).encode())
-    as_yaml = check(yaml.safe_dump(document, default_style='"').encode())
+    as_yaml = check(yaml.safe_dump(document, default_style='"', sort_keys=False).encode())
 
     event("accepted" if as_json[0].accepted or as_json[1].accepted else "not accepted")
     assert [without_place(found) for found in as_json] == [

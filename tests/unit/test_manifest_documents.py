@@ -153,7 +153,7 @@ def test_yaml_reads_as_json_would(text: str, expected: object) -> None:
         ("a: !!python/name:os.system x\n", "a", "has the tag !!python/name:os.system"),
         ("a: !!set {x}\n", "a", "has the tag !!set, which is not supported"),
         ("a: !Sub [x]\n", "a", "has the tag !Sub, which is not supported"),
-        (f"? {'k' * 100}\n: 1\n? {'k' * 100}\n: 1\n", f"[{'k' * 64}...]", f'key "{"k" * 64}..."'),
+        (f"? {'k' * 100}\n: 1\n? {'k' * 100}\n: 1\n", f"[{'k' * 64}...]", f'key "{"k" * 80}..."'),
     ],
 )
 def test_odd_yaml_is_named_by_field_and_the_rest_is_read(
@@ -196,6 +196,9 @@ def test_very_many_problems_end_the_reading() -> None:
         ("spec", "template", "spec.template"),
         ("metadata.labels", "a.b/c", "metadata.labels[a.b/c]"),
         ("", "", "[]"),
+        ("a", "\x1b[1m", "a[\\u001b[1m]"),
+        ("a", "ä", "a[ä]"),
+        ("a", "x" * 64, f"a.{'x' * 64}"),
         ("a", "x" * 65, f"a[{'x' * 64}...]"),
     ],
 )

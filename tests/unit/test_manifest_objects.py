@@ -150,6 +150,13 @@ def test_a_kind_of_the_same_name_in_another_api_is_skipped() -> None:
     assert summary(document) == ([], [], ["1 DaemonSet a"])
 
 
+def test_names_in_results_cannot_garble_a_terminal() -> None:
+    """Kinds and names are shown without control characters, and cut if they are long."""
+    name = {"kind": "\x1b[1m", "metadata": {"name": "n" * 300, "namespace": "\n"}}
+
+    assert summary(name)[2] == [f"1 \\u001b[1m \\n/{'n' * 253}..."]
+
+
 def test_lists_are_taken_apart() -> None:
     """The items of a List, and of a List in it, are objects with a path of their own."""
     inner = {"kind": "List", "items": [agent("c"), {"kind": "Pod", "metadata": {"name": "p"}}]}
@@ -194,6 +201,19 @@ def test_what_is_wrong_with_the_text_of_an_item_is_that_items_problem() -> None:
         ("items[3].items[0]", "metadata"),
     ]
     assert [entry.item for entry in found.skipped] == ["items[0]"]
+
+
+@pytest.mark.parametrize(("lists", "skipped"), [(10, ["Pod"]), (11, [])])
+def test_lists_may_stand_in_lists(lists: int, skipped: list[str]) -> None:
+    """Up to ten lists may stand inside each other."""
+    document: dict[str, Any] = {"kind": "Pod"}
+    for _ in range(lists):
+        document = {"kind": "List", "items": [document]}
+
+    found = read_daemonsets("f", json.dumps(document).encode())
+
+    assert [entry.subject for entry in found.skipped] == skipped
+    assert len(found.rejected) == (not skipped)
 
 
 def test_lists_in_lists_have_a_limit() -> None:

@@ -127,6 +127,52 @@ def test_valid_fields_of_a_template_are_taken(field: str, value: Any) -> None:
 # --- what is refused ------------------------------------------------------------------------------
 
 
+NESTED_LIST_YAML = "".join(f"x{n}: &x{n} [*x{n - 1}]\n" for n in range(1, 1200))
+NESTED_MAP_YAML = "".join(f"x{n}: &x{n} {{a: *x{n - 1}}}\n" for n in range(1, 500))
+
+
+@pytest.mark.parametrize(
+    ("anchors", "alias", "field"),
+    [(NESTED_LIST_YAML, "*x1199", "deep[0][0]"), (NESTED_MAP_YAML, "*x499", "deep.a.a")],
+)
+def test_nesting_that_aliases_hide_is_refused(anchors: str, alias: str, field: str) -> None:
+    """A template that nests too deep by way of aliases is refused, and nothing recurses into it (B1)."""
+    text = f"""x0: &x0 [1]
+{anchors}
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: agent}}
+spec:
+  selector: {{matchLabels: {{app: agent}}}}
+  template:
+    deep: {alias}
+    metadata: {{labels: {{app: agent}}}}
+    spec: {{containers: [{{name: agent, image: "agent:1"}}]}}
+"""
+    ((found_field, message),) = problems(read_daemonsets("a.yaml", text.encode()))
+
+    assert found_field.startswith(field)
+    assert "is nested deeper than 100 mappings and lists" in message
+
+
+@pytest.mark.parametrize(("depth", "taken"), [(98, True), (99, False)])
+def test_a_template_nests_as_deep_as_a_document_may(depth: int, taken: bool) -> None:
+    """A template may hold a hundred mappings and lists inside each other, itself counted (B1)."""
+    deep = "[" * depth + "]" * depth
+    text = f"""x: &x {deep}
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: agent}}
+spec:
+  selector: {{matchLabels: {{app: agent}}}}
+  template:
+    deep: [*x]
+    metadata: {{labels: {{app: agent}}}}
+    spec: {{containers: [{{name: agent, image: "agent:1"}}]}}
+"""
+    assert bool(read_daemonsets("a.yaml", text.encode()).accepted) is taken
+
+
 @pytest.mark.parametrize(
     ("template", "expected"),
     [

@@ -66,6 +66,19 @@ def test_plain_words_read_as_kubernetes_tools_read_them(text: str, value: object
 
 
 @pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("~ null Null NULL", None),
+        ("y Y yes Yes YES true True TRUE on On ON", True),
+        ("n N no No NO false False FALSE off Off OFF", False),
+    ],
+)
+def test_every_word_for_true_false_and_null_is_known(words: str, value: object) -> None:
+    """All words that mean true, false or null to Kubernetes' tools do so here."""
+    assert {plain(word) for word in words.split()} == {value}
+
+
+@pytest.mark.parametrize(
     ("text", "advice"),
     [
         (".nan", "not a finite number"),
@@ -110,6 +123,7 @@ def test_a_tag_of_jsons_types_is_obeyed(tag: str, text: str, value: object) -> N
         (f"{TAG}timestamp", "2020-01-01", "has the tag !!timestamp"),
         (f"{TAG}python/object:os.system", "x", "has the tag !!python/object:os.system"),
         ("!Ref", "x", "has the tag !Ref"),
+        ("!\x1b", "x", r"has the tag !\\u001b"),
     ],
 )
 def test_any_other_tag_is_refused(tag: str, text: str, message: str) -> None:

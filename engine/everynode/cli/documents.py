@@ -108,13 +108,12 @@ def plain_name(subject: str) -> str:
 
 def refused_document(rejected: Rejected) -> Refused:
     """Take over what the manifest's reader says."""
-    where = f"{rejected.place}: {rejected.subject}"
     return Refused(
         file=rejected.file,
         document=rejected.document,
         kind=rejected.kind,
         name=rejected.name,
-        where=where,
+        where=rejected.title,
         errors=rejected.errors,
     )
 

@@ -131,7 +131,8 @@ def _read_backend(field: Field, annotations: dict[str, str]) -> str:
     backend = annotations.get(BACKEND_ANNOTATION)
     if backend is None:
         return ""
-    if not backend or len(backend) > NAME_LENGTH_MAX or any(map(str.isspace, backend)):
+    named = backend.isprintable() and " " not in backend and 0 < len(backend) <= NAME_LENGTH_MAX
+    if not named:
         field.reject(
             f"{BACKEND_ANNOTATION} is {quoted(backend)}: name one backend, or remove it for all of them"
         )

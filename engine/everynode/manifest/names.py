@@ -23,6 +23,12 @@ def quoted(text: str) -> str:
     return json.dumps(cut)
 
 
+def printable(text: str) -> str:
+    """Show a text in a message without quotes: cut if it is long, and unable to garble a terminal."""
+    cut = text if len(text) <= SUBDOMAIN_LENGTH_MAX else f"{text[:SUBDOMAIN_LENGTH_MAX]}..."
+    return cut if cut.isprintable() else json.dumps(cut)[1:-1]
+
+
 def subdomain_problem(text: str) -> str | None:
     """Check a DNS-1123 subdomain, which the names of most objects are."""
     if len(text) <= SUBDOMAIN_LENGTH_MAX and _SUBDOMAIN.fullmatch(text):

@@ -12,7 +12,7 @@ from typing import Any
 from everynode.errors import Problem
 from everynode.manifest.documents import DOCUMENT_BYTES_MAX, Document, read_documents
 from everynode.manifest.fields import Field, Findings, described
-from everynode.manifest.names import SUBDOMAIN_LENGTH_MAX, quoted
+from everynode.manifest.names import printable, quoted
 from everynode.manifest.results import Place, Rejected, Skipped
 
 LIST_DEPTH_MAX = 10
@@ -188,4 +188,4 @@ def _names(value: Any, namespace: str) -> tuple[str, str]:
 
 
 def _shown(value: Any) -> str:
-    return value[:SUBDOMAIN_LENGTH_MAX] if isinstance(value, str) else ""
+    return printable(value) if isinstance(value, str) else ""

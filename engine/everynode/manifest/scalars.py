@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 
+from everynode.manifest.names import printable
+
 Scalar = str | int | float | bool | None
 
 TAG_PREFIX = "tag:yaml.org,2002:"
@@ -77,7 +79,7 @@ def tagged(tag: str, text: str) -> Scalar:
 
 def shown_tag(tag: str) -> str:
     """Write a tag as people write it: ``!!python/object``."""
-    return (f"!!{tag.removeprefix(TAG_PREFIX)}" if tag.startswith(TAG_PREFIX) else tag)[:80]
+    return printable(f"!!{tag.removeprefix(TAG_PREFIX)}" if tag.startswith(TAG_PREFIX) else tag)
 
 
 def from_float(text: str) -> int | float:

@@ -15,6 +15,7 @@ from yaml.composer import ComposerError
 
 from everynode.errors import Problem
 from everynode.manifest import scalars
+from everynode.manifest.names import printable, quoted
 
 DEPTH_MAX = 100
 """How many mappings and lists may stand inside each other."""
@@ -48,7 +49,7 @@ def child_path(path: str, key: str) -> str:
     if len(key) > _KEY_IN_PATH_LENGTH_MAX:
         key = f"{key[:_KEY_IN_PATH_LENGTH_MAX]}..."
     if not _PLAIN_KEY.fullmatch(key):
-        return f"{path}[{key}]"
+        return f"{path}[{printable(key)}]"
     return f"{path}.{key}" if path else key
 
 
@@ -202,7 +203,7 @@ class _Reader:
             if key is None:
                 continue  # reported already
             if merged if merges else key in own:
-                self._problem(at, f'key "{_shown_key(key)}" already set: keep one of them', event)
+                self._problem(at, f"key {quoted(key)} already set: keep one of them", event)
             elif merges:
                 merged = True
                 inherited = self._to_merge(value, at, event)
@@ -233,11 +234,6 @@ class _Reader:
             else:
                 self._problem(path, "only mappings can be merged: name anchors of mappings", event)
         return result
-
-
-def _shown_key(key: str) -> str:
-    """Shorten a key for a message."""
-    return key if len(key) <= _KEY_IN_PATH_LENGTH_MAX else f"{key[:_KEY_IN_PATH_LENGTH_MAX]}..."
 
 
 def _is_merge(event: Any) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-WIDTH_IN_A_PIPE = 140
+WIDTH_IN_A_PIPE = 180
 _NANOSECONDS_PER_SECOND = 1e9
 
 
@@ -76,7 +76,7 @@ def print_table(rows: Sequence[Row], *, enforced: bool) -> None:
 
     Args:
         rows: What was measured.
-        enforced: Judge the figures by their targets.
+        enforced: Show targets, and judge the figures by them.
     """
     console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_A_PIPE)
     table = Table(show_edge=False, pad_edge=False)
@@ -91,8 +91,9 @@ def print_table(rows: Sequence[Row], *, enforced: bool) -> None:
         if part and row.part != part:
             table.add_section()
         ratio = "" if row.loop_ratio is None else f"{written(row.loop_ratio)} times"
-        target = "" if row.target is None else str(row.target)
-        verdict = "" if row.target is None or not enforced else "MISSED" if row.missed else "ok"
+        target = verdict = ""
+        if row.target is not None and enforced:
+            target, verdict = str(row.target), "MISSED" if row.missed else "ok"
         shown_part = row.part if row.part != part else ""
         figure = f"{written(row.figure)} {row.unit}"
         table.add_row(shown_part, row.what, figure, ratio, target, verdict)

@@ -1,8 +1,8 @@
 """Placement: many sets over a whole fleet at once, beside a plain loop over all pairs of set and node.
 
 The loop is what one would write first: the rule for one pair, without reasons, on constraints that are compiled
-already. It would take minutes, so that it runs on a sample and is scaled up by the number of pairs. On the sample both, and
-the rule with reasons that ``everynode explain`` shows, must give the same answers.
+already. It would take minutes, so that it runs on a sample and is scaled up by the number of pairs. On the sample both,
+and the rule with reasons that ``everynode explain`` shows, must give the same answers.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ def fingerprint(fleet: FleetState) -> dict[object, object]:
         if state.empty:
             continue  # about to be forgotten, with its old failures
         proposal = propose(fleet, key, "worker")
-        bitmaps = ("eligible", "tolerated", "held", "occupied", "excess", "busy", "cooling")
+        bitmaps = (
+            *("eligible", "tolerated", "held", "occupied", "excess", "busy", "cooling"),
+            *("missing", "surplus"),
+        )
         found[key] = {
             **{name: names(fleet, getattr(state, name)) for name in bitmaps},
             "pods": sorted(state.pods),
@@ -120,7 +123,7 @@ class Fleets(RuleBasedStateMachine):
         """The adapter carries out a command, or fails to."""
         self.world.carry_out(works=works)
 
-    @rule(duration_ms=st.sampled_from((10, 1_500, 130_000, 400_000)))
+    @rule(duration_ms=st.sampled_from((10, 1_500, 130_000, 400_000, 700_000)))
     def pass_time(self, duration_ms: int) -> None:
         """Time passes; commands may expire."""
         self.world.now_ms += duration_ms

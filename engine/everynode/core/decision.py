@@ -10,8 +10,6 @@ import heapq
 from collections import Counter
 from typing import NamedTuple
 
-from pyroaring import BitMap
-
 from everynode.core.commands import Command, Counts, CreatePod, Decision, DeletePod, ReasonCount
 from everynode.core.eligibility import verdict
 from everynode.core.events import RevisionGone, RevisionRecorded, StatusGone
@@ -75,16 +73,6 @@ def propose(fleet: FleetState, key: SetKey, worker: str) -> Proposal | None:
     return Proposal(key, state.fence, _decision(fleet, state, worker, others), others)
 
 
-def missing(state: SetState) -> BitMap:
-    """Return the nodes that should have a pod, have none, and are not being worked on."""
-    return state.eligible - state.held - state.busy - state.cooling
-
-
-def surplus(state: SetState) -> BitMap:
-    """Return the nodes with pods that must go and are not being worked on."""
-    return ((state.occupied - state.tolerated) | state.excess) - state.busy - state.cooling
-
-
 def _command_order(command: Command) -> tuple[str, str, str]:
     return (command.backend, command.node, command.pod)
 
@@ -139,7 +127,7 @@ def _creates(fleet: FleetState, state: SetState) -> list[Command]:
     room = window - state.creates_pending
     if room <= 0:
         return []
-    ids = state.creates_backlog.first(missing(state), room, lambda item: fleet.index.node(item).key)
+    ids = state.creates_backlog.first(state.missing, room, lambda item: fleet.index.node(item).key)
     return [_create(fleet, state, fleet.index.node(node_id)) for node_id in ids]
 
 
@@ -163,7 +151,7 @@ def _create(fleet: FleetState, state: SetState, node: Node) -> CreatePod:
         generation=daemonset.generation,
         pod=pod,
         revision=state.revision,
-        expires_ms=fleet.now_ms + fleet.limits.horizon_ms,
+        expires_ms=fleet.now_ms + fleet.limits.pending_ms,
         attempt=attempt,
         reason=NODE_HAS_NO_POD,
     )
@@ -176,7 +164,7 @@ def _deletes(fleet: FleetState, state: SetState) -> list[Command]:
     stranded = heapq.nsmallest(
         room, (key for key in state.stranded if _may_touch(fleet, state, key))
     )
-    ids = state.deletes_backlog.first(surplus(state), room, lambda item: fleet.index.node(item).key)
+    ids = state.deletes_backlog.first(state.surplus, room, lambda item: fleet.index.node(item).key)
     keys = [*stranded, *(fleet.index.node(node_id).key for node_id in ids)]
     doomed = [(key, *pair) for key in keys for pair in victims(fleet, state, key)]
     return [_delete(fleet, state, key, pod, reason) for key, pod, reason in doomed[:room]]
@@ -236,7 +224,7 @@ def _delete(fleet: FleetState, state: SetState, key: NodeKey, pod: Pod, reason: 
         generation=state.generation,
         pod=pod.name,
         pod_uid=pod.uid,
-        expires_ms=fleet.now_ms + fleet.limits.horizon_ms,
+        expires_ms=fleet.now_ms + fleet.limits.pending_ms,
         attempt=attempt,
         reason=reason,
     )
@@ -267,8 +255,8 @@ def _decision(
         counts=Counts(
             eligible=len(state.eligible),
             occupied=len(state.occupied),
-            missing=len(missing(state)),
-            surplus=len(surplus(state)) + len(state.stranded),
+            missing=len(state.missing),
+            surplus=len(state.surplus) + len(state.stranded),
             pending=len(state.pending),
             creates=creates,
             deletes=len(commands) - creates,

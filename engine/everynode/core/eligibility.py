@@ -28,7 +28,7 @@ from everynode.core.values import (
 )
 from everynode.errors import InvalidObjectError, Problem
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 NODE_NAME_FIELD = "metadata.name"
@@ -240,9 +240,10 @@ def _field_requirement_usable(requirement: Requirement) -> bool:
 
 def as_int64(text: str) -> int | None:
     """Read a number as Go's ParseInt does: an optional sign and digits, within 64 bits; else ``None``."""
-    if not _INTEGER.fullmatch(text):
+    found = _INTEGER.fullmatch(text)
+    if found is None:
         return None
-    number = int(text)
+    number = int(found[1] + found[2])
     return number if _INT64_MIN <= number <= _INT64_MAX else None
 
 

@@ -96,6 +96,10 @@ class NodeIndex:
         found = (self.ids.get(NodeKey(backend, name)) for backend in self.by_backend)
         return BitMap([node_id for node_id in found if node_id is not None])
 
+    def taints_on(self, ids: BitMap) -> set[Taint]:
+        """Return the taints that decide placement on some nodes, in no order."""
+        return {taint for node_id in ids for taint in deciding_taints(self.node(node_id))}
+
     def put(self, node: Node) -> NodeChange:
         """Take in a node as it is now; only the bits that differ are touched."""
         node_id = self.ids.get(node.key)
@@ -128,6 +132,8 @@ class NodeIndex:
         for taint in deciding_taints(node):
             self._drop_taint(taint, node_id)
         self.by_backend[node.backend].discard(node_id)
+        if not self.by_backend[node.backend]:
+            del self.by_backend[node.backend]
         self.everything.discard(node_id)
         self._nodes[node_id] = None
         heapq.heappush(self._free, node_id)

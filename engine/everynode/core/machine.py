@@ -8,6 +8,7 @@ its way at a time.
 from __future__ import annotations
 
 from everynode.core.decision import Proposal, propose
+from everynode.core.events import StatusReported
 from everynode.core.identity import shard_of
 from everynode.core.pacing import Limits
 from everynode.core.state import Due, FleetState, Record
@@ -48,6 +49,15 @@ class WorkerMachine:
             RefusedError: It cannot be used; nothing has changed but the clock.
         """
         self.fleet.fold(record)
+        if isinstance(record.message, StatusReported):
+            self._status_heard(record.message.status)
+
+    def _status_heard(self, status: Status) -> None:
+        """Look again at a set of which another worker has said something else than this one did last."""
+        key = status.set_key
+        if status != self._reported.get(key):
+            self._reported.pop(key, None)
+            self.fleet.dirty.add(key)
 
     def passed(self, sequence: int) -> None:
         """The log was read up to here; what was not folded on the way does not concern this worker."""

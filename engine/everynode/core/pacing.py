@@ -25,13 +25,15 @@ class Limits(NamedTuple):
     Attributes:
         creates_max: Creates that may be pending for one set (Kubernetes: BurstReplicas, 250).
         deletes_max: Deletes that may be pending for one set.
-        horizon_ms: How long, in log time, a command counts as pending, and how long anything is remembered
-            that STATE does not keep (Kubernetes: ExpectationsTimeout, 5 minutes).
+        pending_ms: How long, in log time, a command counts as pending (Kubernetes: ExpectationsTimeout, 5 minutes).
+        horizon_ms: How long, in log time, anything is remembered that STATE does not keep: a command, until it
+            has expired and the wait after that is over.
     """
 
     creates_max: int = 250
     deletes_max: int = 250
-    horizon_ms: int = 300_000
+    pending_ms: int = 300_000
+    horizon_ms: int = 600_000
 
     def check(self) -> None:
         """Make sure that a decision fits into one batch and that commands can expire.
@@ -50,10 +52,10 @@ class Limits(NamedTuple):
                 f"at least 1, and together at most {room}, the size of one batch"
             )
             raise ConfigurationError(message)
-        if self.horizon_ms < 2 * RETRY_LAST_MS:
+        if self.pending_ms < 1 or self.horizon_ms < self.pending_ms + RETRY_LAST_MS:
             message = (
-                f"horizon_ms is {self.horizon_ms}: it must be at least {2 * RETRY_LAST_MS}, "
-                "twice the longest wait after a failure"
+                f"pending_ms is {self.pending_ms} and horizon_ms {self.horizon_ms}: pending_ms must be at "
+                f"least 1, and horizon_ms at least {RETRY_LAST_MS} more, the longest wait after a failure"
             )
             raise ConfigurationError(message)
 

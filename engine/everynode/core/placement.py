@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from everynode.core.eligibility import Constraints, Term, compares
+from everynode.core.eligibility import Constraints, Term, compares, matches
 from everynode.core.index import EMPTY, NodeIndex
 from everynode.core.values import NO_EXECUTE, NodeKey, Requirement
 
@@ -51,12 +51,12 @@ def place(constraints: Constraints, index: NodeIndex, within: BitMap | None = No
         matching = [_term(term, index, selected) for term in constraints.terms if term.usable]
         selected = BitMap.union(*matching) if matching else EMPTY
     tolerated, eligible = BitMap(selected), BitMap(selected)
-    for taint, nodes in index.by_taint.items():
+    for taint in index.by_taint if within is None else index.taints_on(selected):
         if constraints.tolerates(taint):
             continue
-        eligible -= nodes
+        eligible -= index.by_taint[taint]
         if taint.effect == NO_EXECUTE:
-            tolerated -= nodes
+            tolerated -= index.by_taint[taint]
     return Placement(eligible, tolerated)
 
 
@@ -80,6 +80,9 @@ def _requirement(requirement: Requirement, index: NodeIndex, within: BitMap) -> 
             return within & index.by_label_key.get(requirement.key, EMPTY)
         case "DoesNotExist":
             return within - index.by_label_key.get(requirement.key, EMPTY)
+        case _ if len(within) < len(values):
+            labels = ((node_id, index.node(node_id).labels) for node_id in within)
+            return BitMap([node_id for node_id, found in labels if matches(requirement, found)])
         case _:  # Gt and Lt: nothing else is usable
             return within & _union(
                 [nodes for value, nodes in values.items() if compares(requirement, value)]

@@ -16,7 +16,7 @@ from everynode.core.commands import Command, CreatePod, Decision, Outcome
 from everynode.core.eligibility import Constraints
 from everynode.core.events import DaemonSetGone, PodGone
 from everynode.core.index import NodeIndex
-from everynode.core.pacing import Limits, SlowStart, retry_delay_ms
+from everynode.core.pacing import BATCH_MESSAGES_MAX, Limits, SlowStart, retry_delay_ms
 from everynode.core.placement import Backlog, place
 from everynode.core.values import DaemonSet, NodeKey, Pod, PodKey, Revision, SetKey, Status
 
@@ -45,13 +45,23 @@ class Pending(NamedTuple):
 
 
 class Cooling(NamedTuple):
-    """A node that is left alone for a while because a command for it did not work."""
+    """A node that is left alone for a while because a command for it did not work.
+
+    Attributes:
+        sequence: The command's place in the log: of several failures on a node, the latest command's counts.
+    """
 
     attempt: int
     generation: int
     sequence: int
-    failed_ms: int
     retry_ms: int
+
+
+class Failure(NamedTuple):
+    """A command that did not work, or was not heard of in time, lately."""
+
+    node: NodeKey
+    sequence: int
 
 
 class SetState:
@@ -74,7 +84,10 @@ class SetState:
         busy: Nodes with a pending command.
         cooling: Nodes that are left alone after a failure.
         ready, available, updated: Nodes whose pod is so.
+        missing: Nodes that should have a pod, have none, and are not being worked on.
+        surplus: Nodes with pods that must go, and that are not being worked on.
         stranded: Nodes that are not in the fleet but have pods here.
+        memories: How many messages about this set the fleet's state will forget when they are old enough.
     """
 
     def __init__(self, key: SetKey) -> None:
@@ -101,6 +114,8 @@ class SetState:
         self.creates_pending = 0
         self.deletes_pending = 0
         self.cooling_nodes: dict[NodeKey, Cooling] = {}
+        self.failures: dict[str, Failure] = {}
+        self.memories = 0
         self.touched: set[NodeKey] = set()
         self.journal_position = -1
         self.stranded: set[NodeKey] = set()
@@ -109,6 +124,7 @@ class SetState:
         self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
         self.busy, self.cooling = BitMap(), BitMap()
         self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
+        self.missing, self.surplus = BitMap(), BitMap()
 
     # What is known
 
@@ -160,6 +176,8 @@ class SetState:
         known, before = self.pods.get(key), self.gone_pods.get(key)
         node = gone.node_key
         if before is None or before.sequence < sequence:
+            if before is not None and self.last_gone_on.get(before.node) == before:
+                del self.last_gone_on[before.node]
             entry = self.gone_pods[key] = GonePod(gone.uid, node, sequence, time_ms)
             last = self.last_gone_on.get(node)
             if last is None or last.sequence < sequence:
@@ -186,11 +204,15 @@ class SetState:
             if self.last_gone_on.get(gone.node) == gone:
                 del self.last_gone_on[gone.node]
 
-    def forget_cooling(self, node: NodeKey, sequence: int) -> None:
-        """Forget a failure of long ago."""
-        cooling = self.cooling_nodes.get(node)
+    def forget_command(self, command_id: str, sequence: int) -> None:
+        """Forget what became of a command of long ago."""
+        failure = self.failures.get(command_id)
+        if failure is None or failure.sequence != sequence:
+            return
+        del self.failures[command_id]
+        cooling = self.cooling_nodes.get(failure.node)
         if cooling is not None and cooling.sequence == sequence:
-            del self.cooling_nodes[node]
+            del self.cooling_nodes[failure.node]
 
     @property
     def empty(self) -> bool:
@@ -219,6 +241,9 @@ class SetState:
         """Take in a command from the log: it is pending until its effect is observed, it fails or expires."""
         pending = Pending(command, sequence)
         node = command.node_key
+        failure = self.failures.get(command.id)
+        if failure is not None and failure.sequence >= sequence:
+            return
         if command.id not in self.pending and not self.has_taken_effect(pending):
             self.pending[command.id] = pending
             self.pending_on[node] = (*self.pending_on.get(node, ()), command.id)
@@ -227,9 +252,7 @@ class SetState:
 
     def settle(self, command_id: str) -> None:
         """Stop waiting for a command."""
-        pending = self.pending.pop(command_id, None)
-        if pending is None:
-            return
+        pending = self.pending.pop(command_id)
         node = pending.command.node_key
         left = tuple(other for other in self.pending_on[node] if other != command_id)
         if left:
@@ -250,33 +273,38 @@ class SetState:
         if sequence <= self.fence:
             return
         self.fence = sequence
-        self.blocked_until = max(self.blocked_until, sequence + decision.size)
+        size = min(decision.size, BATCH_MESSAGES_MAX)
+        self.blocked_until = max(self.blocked_until, sequence + size)
         self.slow_start.decided(decision.window, decision.basis, time_ms)
 
-    def heard(self, outcome: Outcome, sequence: int, time_ms: int) -> Cooling | None:
-        """Take in what became of a command; returns how long its node is left alone, if it did not work."""
+    def heard(self, outcome: Outcome, sequence: int, time_ms: int) -> None:
+        """Take in what became of a command; if it did not work, its node is left alone for a while."""
         good = outcome.result == "done"
         if outcome.verb == "create" and outcome.result != "superseded":
             self.slow_start.heard(sequence, time_ms, good=good)
-        pending = self.pending.get(outcome.id)
-        if good or pending is None:
-            return None
-        self.settle(outcome.id)
-        command, node = pending.command, pending.command.node_key
+        if not good:
+            self.fail(outcome.id, time_ms)
+
+    def fail(self, command_id: str, time_ms: int) -> None:
+        """Stop waiting for a command that did not work by now, or was not heard of in time."""
+        pending = self.pending.get(command_id)
+        if pending is None:
+            return
+        self.settle(command_id)
+        command, sequence = pending
+        node = command.node_key
+        self.failures[command_id] = Failure(node, sequence)
         known = self.cooling_nodes.get(node)
-        if known is not None and known.sequence > sequence:
-            return None
-        attempt = command.attempt + 1
-        retry_ms = time_ms + retry_delay_ms(attempt)
-        cooling = Cooling(attempt, command.generation, sequence, time_ms, retry_ms)
-        self.cooling_nodes[node] = cooling
-        return cooling
+        if known is None or known.sequence < sequence:
+            attempt = command.attempt + 1
+            retry_ms = time_ms + retry_delay_ms(attempt)
+            self.cooling_nodes[node] = Cooling(attempt, command.generation, sequence, retry_ms)
 
     def replaced_uid(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
-        """Return the uid of the pod that a new one on this node takes the place of; empty if there was none lately."""
-        leaving = [self.pods[key].pod for key in self.pods_on.get(node, ())]
-        if leaving:  # finished and on its way out: its name is still taken
-            return max(leaving, key=seniority).uid
+        """Return the uids of the pods that a new one on this node replaces; empty if there was none lately."""
+        leaving = [self.pods[key].pod.uid for key in self.pods_on.get(node, ())]
+        if leaving:  # finished and on their way out: their names are still taken
+            return ",".join(sorted(leaving))
         last = self.last_gone_on.get(node)
         return "" if last is None or last.time_ms < now_ms - limits.horizon_ms else last.uid
 
@@ -307,6 +335,12 @@ class SetState:
         self.journal_position = position
         for key in keys:
             self._review(key, index, now_ms)
+        if changes is None:
+            self._conclude(index.everything)
+        elif changes or keys:
+            ids = [node_id for _, node_id in changes]
+            ids.extend(index.ids[key] for key in keys if key in index.ids)
+            self._conclude(BitMap(ids))
 
     def _reset(self, index: NodeIndex) -> None:
         everything = BitMap(index.everything)
@@ -316,6 +350,7 @@ class SetState:
         self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
         self.busy, self.cooling = BitMap(), BitMap()
         self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
+        self.missing, self.surplus = BitMap(), BitMap()
         self.stranded = set()
         self.creates_backlog.forget(everything)
         self.deletes_backlog.forget(everything)
@@ -366,24 +401,38 @@ class SetState:
             (self.busy, key in self.pending_on),
             (self.cooling, cooling is not None and cooling.retry_ms > now_ms),
             (self.ready, pod is not None and pod.ready),
-            (self.available, pod is not None and self._available_ms(pod) <= now_ms),
+            (self.available, pod is not None and self.available_ms(pod) <= now_ms),
             (self.updated, pod is not None and pod.revision == self.revision),
         ):
             (bitmap.add if belongs else bitmap.discard)(node_id)
 
-    def _available_ms(self, pod: Pod) -> int:
+    def _conclude(self, ids: BitMap) -> None:
+        """Say what is missing and what must go among these nodes; what it costs goes with their number."""
+        idle = ids - self.busy - self.cooling
+        self.missing -= ids
+        self.missing |= (idle & self.eligible) - self.held
+        self.surplus -= ids
+        self.surplus |= ((idle & self.occupied) - self.tolerated) | (idle & self.excess)
+
+    def available_ms(self, pod: Pod) -> int:
         """Return from when on a pod counts as available (pkg/api/v1/pod, IsPodAvailable)."""
         if not pod.ready or self.daemonset is None:
-            return _NEVER_MS
-        return pod.ready_since_ms + self.daemonset.min_ready_seconds * 1_000
+            return NEVER_MS
+        wait_ms = self.daemonset.min_ready_seconds * 1_000
+        if not wait_ms:
+            return 0  # whatever its clock says
+        return pod.ready_since_ms + wait_ms if pod.ready_since_ms else NEVER_MS
 
-    def available_later_ms(self, pod: Pod, now_ms: int) -> int | None:
-        """Return when a pod that is ready will count as available, if not yet."""
-        at_ms = self._available_ms(pod)
-        return at_ms if now_ms < at_ms < _NEVER_MS else None
+    def asks_for(self, node: NodeKey, time_ms: int) -> bool:
+        """Say whether a node is to be looked at again at this very time, if nothing else happens."""
+        cooling = self.cooling_nodes.get(node)
+        if cooling is not None and cooling.retry_ms == time_ms:
+            return True
+        pods = (self.pods[key].pod for key in self.pods_on.get(node, ()))
+        return any(self.available_ms(pod) == time_ms for pod in pods)
 
 
-_NEVER_MS = 2**63
+NEVER_MS = 2**63
 
 
 def seniority(pod: Pod) -> tuple[int, str]:

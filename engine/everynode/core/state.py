@@ -12,7 +12,6 @@ for weeks.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from typing import NamedTuple
 
 import msgspec
@@ -35,12 +34,15 @@ from everynode.core.events import (
 from everynode.core.identity import revision_hash
 from everynode.core.index import NodeChange, NodeIndex
 from everynode.core.pacing import Limits
-from everynode.core.setstate import SetState
-from everynode.core.values import DaemonSet, Message, NodeKey, PodKey, SetKey
+from everynode.core.setstate import NEVER_MS, SetState
+from everynode.core.values import DaemonSet, Message, NodeKey, Pod, PodKey, SetKey
 from everynode.errors import InvalidObjectError, Problem
 
 JOURNAL_ENTRIES_MAX = 65_536
 """Changed nodes that are remembered one by one; a set that is further behind looks at all nodes."""
+
+DUE_ENTRIES_MIN = 1_024
+"""From how many entries on the list of what is due is cleared of what is not due any more."""
 
 
 class Record(NamedTuple):
@@ -70,10 +72,12 @@ class Due(NamedTuple):
 
 
 class _Remembered(NamedTuple):
+    """Something to forget when it is old: a pod or node that went, a command by its id, or only its set."""
+
     time_ms: int
     sequence: int
     set_key: SetKey | None
-    what: PodKey | NodeKey | None
+    what: PodKey | NodeKey | str | None
 
 
 class FleetState:
@@ -103,7 +107,8 @@ class FleetState:
         self._journal: list[tuple[NodeKey, int]] = []
         self._journal_start = 0
         self._due: list[Due] = []
-        self._remembered: deque[_Remembered] = deque()
+        self._due_max = DUE_ENTRIES_MIN
+        self._remembered: list[_Remembered] = []
 
     def fold(self, record: Record) -> None:
         """Take in the next message of the log.
@@ -159,7 +164,7 @@ class FleetState:
             case RevisionGone():
                 self._revision_gone(message, sequence, time_ms)
             case CreatePod() | DeletePod():
-                self._commanded(message, sequence)
+                self._commanded(message, sequence, time_ms)
             case Outcome():
                 self._outcome(message, sequence, time_ms)
             case Decision():
@@ -176,6 +181,7 @@ class FleetState:
         state = self.sets.get(key)
         if state is None:
             state = self.sets[key] = SetState(key)
+            self._remember(self.now_ms, 0, key, None)
         self.dirty.add(key)
         return state
 
@@ -218,9 +224,7 @@ class FleetState:
         pod = message.pod
         state = self._set(pod.set_key)
         state.put_pod(pod, sequence)
-        at_ms = state.available_later_ms(pod, self.now_ms)
-        if at_ms is not None:
-            heapq.heappush(self._due, Due(at_ms, state.key, pod.node_key, ""))
+        self._await_available(state, pod)
 
     def _daemonset_observed(self, message: DaemonSetObserved, sequence: int) -> None:
         daemonset = message.daemonset
@@ -234,9 +238,7 @@ class FleetState:
         state.set_wanted(daemonset, constraints, revision)
         self._mention(state, constraints.label_keys())
         for known in state.pods.values():
-            at_ms = state.available_later_ms(known.pod, self.now_ms)
-            if at_ms is not None:
-                heapq.heappush(self._due, Due(at_ms, state.key, known.pod.node_key, ""))
+            self._await_available(state, known.pod)
 
     def _daemonset_gone(self, message: DaemonSetGone, sequence: int, time_ms: int) -> None:
         state = self._set(message.key)
@@ -272,23 +274,21 @@ class FleetState:
             state.revision_sequences[message.hash] = sequence
             state.revisions.pop(message.hash, None)
 
-    def _commanded(self, command: CreatePod | DeletePod, sequence: int) -> None:
+    def _commanded(self, command: CreatePod | DeletePod, sequence: int, time_ms: int) -> None:
         if command.expires_ms <= self.now_ms:
             return
         state = self._set(command.set_key)
         state.issue(command, sequence)
+        self._remember(time_ms, sequence, state.key, command.id)
         if command.id in state.pending:
-            due = Due(command.expires_ms, state.key, command.node_key, command.id)
-            heapq.heappush(self._due, due)
+            self._await(Due(command.expires_ms, state.key, command.node_key, command.id))
 
     def _outcome(self, outcome: Outcome, sequence: int, time_ms: int) -> None:
         state = self._set(outcome.set_key)
         pending = state.pending.get(outcome.id)
-        cooling = state.heard(outcome, sequence, time_ms)
-        if cooling is not None and pending is not None:
-            node = pending.command.node_key
-            heapq.heappush(self._due, Due(cooling.retry_ms, state.key, node, ""))
-            self._remember(time_ms, sequence, state.key, node)
+        state.heard(outcome, sequence, time_ms)
+        if pending is not None:
+            self._await_retry(state, pending.command.node_key)
 
     def _status_reported(self, message: StatusReported, sequence: int) -> None:
         key = message.status.set_key
@@ -307,9 +307,31 @@ class FleetState:
     # Time
 
     def _remember(
-        self, time_ms: int, sequence: int, set_key: SetKey | None, what: PodKey | NodeKey | None
+        self,
+        time_ms: int,
+        sequence: int,
+        set_key: SetKey | None,
+        what: PodKey | NodeKey | str | None,
     ) -> None:
-        self._remembered.append(_Remembered(time_ms, sequence, set_key, what))
+        heapq.heappush(self._remembered, _Remembered(time_ms, sequence, set_key, what))
+        if set_key is not None:
+            self.sets[set_key].memories += 1
+
+    def _await(self, due: Due) -> None:
+        heapq.heappush(self._due, due)
+        if len(self._due) > self._due_max:
+            self._due = sorted({due for due in self._due if self._still_due(due)})
+            self._due_max = max(DUE_ENTRIES_MIN, 2 * len(self._due))
+
+    def _await_available(self, state: SetState, pod: Pod) -> None:
+        at_ms = state.available_ms(pod)
+        if self.now_ms < at_ms < NEVER_MS:
+            self._await(Due(at_ms, state.key, pod.node_key, ""))
+
+    def _await_retry(self, state: SetState, node: NodeKey) -> None:
+        cooling = state.cooling_nodes.get(node)
+        if cooling is not None:
+            self._await(Due(cooling.retry_ms, state.key, node, ""))
 
     def _come_due(self) -> None:
         """Do what time alone brings about, up to ``now_ms``."""
@@ -319,35 +341,39 @@ class FleetState:
                 continue
             state = self._set(due.set_key)
             if due.command_id:
-                state.settle(due.command_id)  # it has expired: look afresh
+                state.fail(
+                    due.command_id, due.time_ms
+                )  # it has expired: others first, then it again
+                self._await_retry(state, due.node)
             state.touched.add(due.node)
         oldest_ms = self.now_ms - self.limits.horizon_ms
         while self._remembered and self._remembered[0].time_ms < oldest_ms:
-            self._forget(self._remembered.popleft())
+            self._forget(heapq.heappop(self._remembered))
 
     def _still_due(self, due: Due) -> bool:
         state = self.sets.get(due.set_key)
         if state is None:
             return False
         if due.command_id:
-            return due.command_id in state.pending
-        return due.node in state.cooling_nodes or due.node in state.pods_on
+            pending = state.pending.get(due.command_id)
+            return pending is not None and pending.command.expires_ms == due.time_ms
+        return state.asks_for(due.node, due.time_ms)
 
     def _forget(self, old: _Remembered) -> None:
         """Forget something that went long ago, unless it has come back since."""
-        state = None if old.set_key is None else self.sets.get(old.set_key)
-        match old.what:
-            case PodKey() as pod if state is not None:
-                state.forget_gone(pod, old.sequence)
-            case NodeKey() as node if state is not None:
-                state.forget_cooling(node, old.sequence)
-            case NodeKey() as node if self._node_sequences.get(node) == old.sequence:
-                del self._node_sequences[node]
-            case None if state is not None and state.empty:
-                del self.sets[state.key]
-                self.dirty.discard(state.key)
-            case _:
-                pass
+        if old.set_key is None:
+            if isinstance(old.what, NodeKey) and self._node_sequences.get(old.what) == old.sequence:
+                del self._node_sequences[old.what]
+            return
+        state = self.sets[old.set_key]  # it stays as long as something is remembered of it
+        state.memories -= 1
+        if isinstance(old.what, PodKey):
+            state.forget_gone(old.what, old.sequence)
+        elif isinstance(old.what, str):
+            state.forget_command(old.what, old.sequence)
+        if state.empty and not state.memories:
+            del self.sets[state.key]
+            self.dirty.discard(state.key)
 
 
 def _revision_of(daemonset: DaemonSet) -> str:

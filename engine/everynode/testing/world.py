@@ -7,6 +7,8 @@ and what an adapter promises (commands are carried out once, in order, and answe
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import structs
 
 from everynode import wire
@@ -219,10 +221,13 @@ class World:
         generation = known.generation + 1 if known is not None else 1
         self.apply(structs.replace(daemonset, uid=uid, generation=generation))
 
-    def delete(self, key: SetKey) -> None:
-        """A set is deleted, and its pods with it."""
+    def delete(self, key: SetKey, cascade: Literal["background", "orphan"] = "background") -> None:
+        """A set is deleted, and its pods with it or not."""
         daemonset = self.sets.pop(key)
-        self.write(DaemonSetGone(namespace=key.namespace, name=key.name, uid=daemonset.uid))
+        gone = DaemonSetGone(
+            namespace=key.namespace, name=key.name, uid=daemonset.uid, cascade=cascade
+        )
+        self.write(gone)
 
     # Running
 

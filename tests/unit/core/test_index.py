@@ -1,0 +1,167 @@
+"""The index: what changes when a node comes, changes and goes."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+from pyroaring import BitMap
+
+from everynode.core.index import NodeChange, NodeIndex, deciding_taints
+from everynode.core.values import Node, NodeKey
+from everynode.testing.builders import node, taint
+
+
+def index_of(*nodes: Node) -> NodeIndex:
+    """Put nodes in."""
+    index = NodeIndex()
+    for item in nodes:
+        index.put(item)
+    return index
+
+
+def bits(index: NodeIndex) -> object:
+    """Copy everything that the index holds about nodes that are there."""
+    return (
+        set(index.everything),
+        {backend: set(ids) for backend, ids in index.by_backend.items()},
+        {
+            label: {value: set(ids) for value, ids in values.items()}
+            for label, values in index.by_label.items()
+        },
+        {label: set(ids) for label, ids in index.by_label_key.items()},
+        {item: set(ids) for item, ids in index.by_taint.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "labels", "taints"),
+    [
+        (node("node-1", "k:NoSchedule", zone="a"), [], []),
+        (node("node-1", "k:NoSchedule", zone="a", ready=False, unschedulable=True), [], []),
+        (node("node-1", "k:NoSchedule", "p:PreferNoSchedule", zone="a"), [], []),
+        (node("node-1", "k:NoSchedule", "k:NoSchedule", zone="a"), [], []),
+        (node("node-1", "k:NoSchedule", zone="b"), ["zone"], []),
+        (node("node-1", "k:NoSchedule"), ["zone"], []),
+        (node("node-1", "k:NoSchedule", zone="a", arch="x"), ["arch"], []),
+        (node("node-1", zone="a"), [], ["k:NoSchedule"]),
+        (node("node-1", "k=v:NoSchedule", zone="a"), [], ["k:NoSchedule", "k=v:NoSchedule"]),
+        (node("node-1", "k:NoSchedule", "l:NoExecute", zone="a"), [], ["l:NoExecute"]),
+    ],
+)
+def test_a_change_names_what_differs(after: Node, labels: list[str], taints: list[str]) -> None:
+    """An update says which labels and which deciding taints differ; a heartbeat says nothing."""
+    index = index_of(node("node-1", "k:NoSchedule", zone="a"))
+
+    change = index.put(after)
+
+    assert change == NodeChange(
+        id=0,
+        identity_changed=False,
+        labels=frozenset(labels),
+        taints=frozenset(map(taint, taints)),
+    )
+    assert change.empty == (not labels and not taints)
+    assert bits(index) == bits(index_of(after))
+    assert index.get(after.key) is after
+
+
+def test_a_node_made_anew_is_another_node() -> None:
+    """A node is its uid: the same name with another uid concerns every set."""
+    index = index_of(node(uid="first"))
+
+    change = index.put(node(uid="second"))
+
+    assert change.identity_changed
+    assert not change.empty
+
+
+def test_a_node_that_leaves_takes_its_bits_along() -> None:
+    """Nothing is kept of labels, taints and backends that no node has any more."""
+    index = index_of(node("node-1", "k:NoSchedule", zone="a"))
+
+    change = index.remove(NodeKey("east", "node-1"))
+
+    assert change == NodeChange(id=0, identity_changed=True)
+    assert bits(index) == bits(NodeIndex())
+    assert len(index) == 0
+    assert index.get(NodeKey("east", "node-1")) is None
+    with pytest.raises(LookupError, match="no node has id 0"):
+        index.node(0)
+
+
+def test_removing_what_is_not_there_changes_nothing() -> None:
+    """S8: a tombstone of an unknown node is no news."""
+    index = index_of(node())
+    before = bits(index)
+
+    assert index.remove(NodeKey("west", "node-1")) is None
+    assert bits(index) == before
+
+
+def test_what_nodes_share_stays_with_the_others() -> None:
+    """A label or taint is forgotten with the last node that has it, its key with the last value."""
+    first, second = (
+        node("node-1", "k:NoSchedule", zone="a"),
+        node("node-2", "k:NoSchedule", zone="a"),
+    )
+    third = node("node-3", zone="b")
+    index = index_of(first, second, third)
+
+    index.remove(first.key)
+
+    assert ["a", "b"] == sorted(index.by_label["zone"])
+    assert list(index.by_taint) == [taint("k:NoSchedule")]
+    index.remove(second.key)
+    assert list(index.by_label["zone"]) == ["b"]
+    assert not index.by_taint
+    index.remove(third.key)
+    assert not index.by_label
+    assert not index.by_label_key
+
+
+def test_ids_are_used_again() -> None:
+    """B1: a fleet whose nodes come and go for ever keeps small ids: the smallest free one is next."""
+    index = index_of(*(node(f"node-{number}") for number in range(3)))
+    index.remove(NodeKey("east", "node-2"))
+    index.remove(NodeKey("east", "node-0"))
+
+    assert [index.put(node(f"new-{number}")).id for number in range(3)] == [0, 2, 3]
+    assert index.node(0).name == "new-0"
+
+
+def test_the_same_name_in_two_backends_is_two_nodes() -> None:
+    """Names are looked up in every backend."""
+    index = index_of(node(backend="east"), node(backend="west"), node("node-2"))
+
+    assert index.named("node-1") == BitMap([0, 1])
+    assert index.named("node-3") == BitMap()
+    assert len(index) == 3
+
+
+def test_backends_are_forgotten_with_their_last_node() -> None:
+    """B1: nothing grows with backends that have been there once."""
+    index = index_of(node(backend="east"), node("node-2", backend="east"))
+    index.remove(NodeKey("east", "node-1"))
+    assert list(index.by_backend) == ["east"]
+
+    index.remove(NodeKey("east", "node-2"))
+
+    assert list(index.by_backend) == []
+
+
+def test_only_two_effects_decide() -> None:
+    """PreferNoSchedule and unknown effects are kept on the node, and placement does not see them."""
+    given = node("node-1", "a:NoSchedule", "b:NoExecute", "c:PreferNoSchedule", "d:Unheard")
+
+    assert deciding_taints(given) == {taint("a:NoSchedule"), taint("b:NoExecute")}
+    assert index_of(given).taints_on(BitMap([0])) == deciding_taints(given)
+    assert len(given.taints) == 4
+
+
+def test_a_node_that_is_put_twice_changes_nothing() -> None:
+    """The same again is no change."""
+    index = index_of(node(zone="a"))
+    before = bits(index)
+
+    assert index.put(structs.replace(node(zone="a"))).empty
+    assert bits(index) == before

@@ -191,7 +191,9 @@ def victims(fleet: FleetState, state: SetState, key: NodeKey) -> list[tuple[Pod,
             doomed.append((pod, SET_DELETED))
         elif not state.ours(pod):
             doomed.append((pod, OWNER_REPLACED))
-        elif node is None or pod.node_uid not in {"", node.uid}:
+        elif node is None:
+            doomed.extend([(pod, NODE_GONE)] if key in fleet.index.departed else [])
+        elif pod.node_uid not in {"", node.uid}:
             doomed.append((pod, NODE_GONE))
         else:
             here.append(pod)

@@ -14,6 +14,9 @@ from pyroaring import BitMap
 
 from everynode.core.values import NO_EXECUTE, NO_SCHEDULE, Node, NodeKey, Taint
 
+DEPARTED_NODES_MAX = 100_000
+"""Nodes that are known to have left; STATE keeps their tombstones for as long as LOG keeps messages."""
+
 EMPTY = BitMap()
 """No nodes. Never change it in place."""
 
@@ -57,6 +60,7 @@ class NodeIndex:
         by_label: Label key, then value, to the nodes that have it.
         by_label_key: Label key to the nodes that have it, whatever its value.
         by_taint: The nodes that have each taint, of those that decide placement.
+        departed: Nodes that were said to be gone, oldest first. A node that is in neither is unknown, not gone.
     """
 
     def __init__(self) -> None:
@@ -67,6 +71,7 @@ class NodeIndex:
         self.by_label: dict[str, dict[str, BitMap]] = {}
         self.by_label_key: dict[str, BitMap] = {}
         self.by_taint: dict[Taint, BitMap] = {}
+        self.departed: dict[NodeKey, None] = {}
         self._nodes: list[Node | None] = []
         self._free: list[int] = []
 
@@ -104,6 +109,7 @@ class NodeIndex:
         """Take in a node as it is now; only the bits that differ are touched."""
         node_id = self.ids.get(node.key)
         if node_id is None:
+            self.departed.pop(node.key, None)
             return self._add(node)
         old = self.node(node_id)
         changed = {key for key, value in old.labels.items() if node.labels.get(key) != value}
@@ -122,7 +128,10 @@ class NodeIndex:
         return NodeChange(node_id, old.uid != node.uid, frozenset(changed), before ^ after)
 
     def remove(self, key: NodeKey) -> NodeChange | None:
-        """Forget a node; returns ``None`` if it was not there."""
+        """Forget a node that is gone; returns ``None`` if it was not there."""
+        self.departed[key] = None
+        if len(self.departed) > DEPARTED_NODES_MAX:
+            del self.departed[next(iter(self.departed))]
         node_id = self.ids.pop(key, None)
         if node_id is None:
             return None

@@ -86,7 +86,7 @@ class SetState:
         ready, available, updated: Nodes whose pod is so.
         missing: Nodes that should have a pod, have none, and are not being worked on.
         surplus: Nodes with pods that must go, and that are not being worked on.
-        stranded: Nodes that are not in the fleet but have pods here.
+        stranded: Nodes that are not in the fleet but have pods that must go.
         memories: How many messages about this set the fleet's state will forget when they are old enough.
     """
 
@@ -381,9 +381,12 @@ class SetState:
         node = index.get(key)
         pods = [self.pods[pod].pod for pod in self.pods_on.get(key, ())]
         if node is None:
-            # Its pods have nowhere to be; what is pending for it settles or expires.
-            staying = any(not pod.deleting for pod in pods)
-            (self.stranded.add if staying else self.stranded.discard)(key)
+            # What is pending for it settles or expires. A node that was never heard of is not one that has left:
+            # its message may have been unreadable or be on its way, and its pods may be running.
+            stranded = any(
+                not pod.deleting and (key in index.departed or not self.ours(pod)) for pod in pods
+            )
+            (self.stranded.add if stranded else self.stranded.discard)(key)
             return
         self.stranded.discard(key)
         here = [pod for pod in pods if self.ours(pod) and pod.node_uid in {"", node.uid}]

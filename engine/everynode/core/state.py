@@ -201,6 +201,14 @@ class FleetState:
         change = self.index.remove(key)
         if change is not None:
             self._node_changed(key, change)
+            return
+        for (
+            set_key,
+            state,
+        ) in self.sets.items():  # it was never heard of, but pods on it may have been
+            if key in state.pods_on:
+                state.touched.add(key)
+                self.dirty.add(set_key)
 
     def _node_changed(self, key: NodeKey, change: NodeChange) -> None:
         if change.empty:

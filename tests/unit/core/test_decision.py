@@ -203,6 +203,8 @@ def test_a_decision_says_what_it_saw_and_why() -> None:
         alike(4),
         [*pods_on(alike(4)[0], 2), *pods_on(alike(4)[1], 1), *pods_on(node("node-9"), 1)],
     )
+    world.put_node(node("node-9"))
+    world.remove_node(node("node-9").key)
     world.read(world.worker)
     before = len(world.log)
 

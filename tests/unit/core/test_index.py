@@ -165,3 +165,14 @@ def test_a_node_that_is_put_twice_changes_nothing() -> None:
 
     assert index.put(structs.replace(node(zone="a"))).empty
     assert bits(index) == before
+
+
+def test_only_so_many_nodes_that_left_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B1: of the nodes that have left, the ones that left last are known."""
+    monkeypatch.setattr("everynode.core.index.DEPARTED_NODES_MAX", 2)
+    index = NodeIndex()
+
+    for name in ("a", "b", "c"):
+        assert index.remove(NodeKey("east", name)) is None
+
+    assert list(index.departed) == [NodeKey("east", "b"), NodeKey("east", "c")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from everynode.core.events import Tick
+from everynode.core.events import NodeGone, Tick
 from everynode.core.values import Node, Pod
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import (
@@ -209,8 +209,8 @@ def test_which_nodes_get_a_pod(spec: dict[str, Any], nodes: list[Node], wanted: 
             {},
             [],
             pods_on(ONE, 2),
-            Asked([], [("node-0-0", "NodeGone"), ("node-0-1", "NodeGone")]),
-            id="pods of a node that is not there",
+            NOTHING,
+            id="pods of a node that was never heard of",
         ),
         pytest.param(
             {}, [], pods_on(ONE, 1, deleting=True), NOTHING, id="one that leaves with its node"
@@ -325,9 +325,26 @@ def test_pods_of_a_vanished_node_go() -> None:
     assert {running.node for running in world.pods.values()} == {"node-1"}
 
 
+def test_a_node_is_gone_when_it_is_said_to_be() -> None:
+    """Pods of a node that nobody has heard of stay until a tombstone says that it has left, whichever comes first."""
+    world = situation(AGENT, [], pods_on(ONE, 2))
+    assert asked(world) == NOTHING
+
+    world.write(NodeGone(backend=ONE.backend, name=ONE.name, uid=ONE.uid))
+    assert asked(world).deletes == [("node-0-0", "NodeGone"), ("node-0-1", "NodeGone")]
+
+    fresh = world.new_worker("fresh")
+    world.queue.clear()
+    world.put_node(ONE)
+    world.read(fresh)
+    assert world.worker.fleet.index.departed == {ONE.key: None}
+    assert fresh.fleet.index.departed == {}
+
+
 def test_a_vanished_node_that_is_being_worked_on_is_left_alone() -> None:
     """L2: pods of a node that is not there are asked for once, and again only after a failure has cooled."""
-    world = situation(AGENT, [], pods_on(ONE, 1))
+    world = situation(AGENT, [ONE], pods_on(ONE, 1))
+    world.remove_node(ONE.key)
     assert asked(world).deletes == [("node-0-0", "NodeGone")]
     assert asked(world) == NOTHING
 

@@ -11,7 +11,7 @@ from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outc
 from everynode.core.events import NodeObserved, PodGone, PodObserved
 from everynode.core.values import Owner, Pod, PodKey
 from everynode.ports import ListBegun, ListEnded, Observation, View
-from everynode.testing import conformance
+from everynode.testing import harness as harness_module
 from everynode.testing.conformance import AdapterConformance, Harness, SeenPod
 from everynode_simulated import SimulatedAdapter, SimulatedFleet, generate_node, generate_nodes
 
@@ -237,7 +237,7 @@ class Kit(AdapterConformance):
 
 @pytest.fixture(autouse=True)
 def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conformance, "WAIT_TIMEOUT_S", SHORT_WAIT_S)
+    monkeypatch.setattr(harness_module, "WAIT_TIMEOUT_S", SHORT_WAIT_S)
 
 
 @pytest.mark.parametrize(("defect", "case"), REJECTIONS)

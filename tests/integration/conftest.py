@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.integration import support_world
+from tests.integration.support_world import World
 
 from everynode.ports import Outgoing
 from everynode.runtime.embedded import EmbeddedServer
@@ -92,3 +94,20 @@ def node_messages() -> Callable[..., list[Outgoing]]:
         ]
 
     return make
+
+
+@pytest_asyncio.fixture
+async def world(connection: Connection, bus: JetStreamBus, tmp_path: Path) -> AsyncIterator[World]:
+    """A whole fleet on the shared server; its log is recorded, and no part of it runs yet."""
+    async with support_world.world(connection, bus, tmp_path) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def own_world(
+    own_server: EmbeddedServer, own_bus: JetStreamBus, tmp_path: Path
+) -> AsyncIterator[World]:
+    """A whole fleet on a server that the test may do anything to."""
+    own_connection = Connection(servers=(own_server.url,))
+    async with support_world.world(own_connection, own_bus, tmp_path) as made:
+        yield made

@@ -203,6 +203,23 @@ class TestPublish:
         finally:
             os.kill(own_server.pid, signal.SIGCONT)
 
+    async def test_server_dies_before_it_answers(
+        self,
+        own_server: EmbeddedServer,
+        own_bus: JetStreamBus,
+        node_messages: Messages,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Who waits for an answer from a server that dies is told at once that the outcome is unknown."""
+        monkeypatch.setattr(publishing, "PUBLISH_TIMEOUT_MS", 3_600_000)
+        assert own_server.pid is not None
+        os.kill(own_server.pid, signal.SIGSTOP)
+        waiting = [asyncio.create_task(own_bus.publish(node_messages(own_bus, n))) for n in (1, 2)]
+        await asyncio.sleep(0.1)
+        await own_server.stop(kill=True)
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [OutcomeUnknownError, OutcomeUnknownError]
+
     async def test_connection_given_up(
         self, bus: JetStreamBus, node_messages: Messages, until: Until
     ) -> None:
@@ -313,6 +330,23 @@ class TestReadState:
                     assert chunk
         stop.set()
         await writing
+
+    async def test_vanishes_meanwhile(self, bus: JetStreamBus, until: Until) -> None:
+        """Reading ends also when what was still to come has vanished, and nothing came in its place."""
+        prefix = bus.subjects.prefix
+        await bus.publish([Outgoing(f"{prefix}.node.b.{n}", b"x" * 100_000) for n in range(700)])
+
+        async def kept() -> bool:
+            return (await bus.describe()).state_messages == 700
+
+        await until(kept)
+        read = 0
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            async for chunk in bus.read_state([f"{prefix}.node.>"]):
+                if not read:  # the rest does not fit into what is sent ahead
+                    await bus._link.call(f"STREAM.PURGE.{bus._state}")
+                read += len(chunk)
+        assert 0 < read < 700
 
     async def test_server_killed_meanwhile(
         self,

@@ -9,6 +9,7 @@ import pytest
 
 from everynode.errors import StaleError
 from everynode.ports import Outgoing, Received
+from everynode.runtime import following
 from everynode.runtime.embedded import EmbeddedServer
 from everynode.runtime.following import (
     BUFFER_BYTES_MAX,
@@ -128,8 +129,10 @@ class TestFaults:
         own_bus: JetStreamBus,
         node_messages: Messages,
         until: Until,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Following goes on when a killed server is back: nothing twice, nothing left out (L1)."""
+        monkeypatch.setattr(following, "SILENCE_MS_MAX", 3_600_000)  # the new connection is enough
         await own_bus.publish(node_messages(own_bus, 100))
         async with aclosing(own_bus.follow(nodes(own_bus), 1)) as chunks:
             sequences = await take(chunks, 100)
@@ -247,6 +250,51 @@ class TestFaults:
                 await take(chunks, 1)
         async with aclosing(bus.follow(nodes(bus), 11)) as chunks:
             assert await take(chunks, 5) == [16, 17, 18, 19, 20]
+
+    async def test_overtaken(
+        self, bus: JetStreamBus, node_messages: Messages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A reader so slow that LOG lets go of what it has not been sent yet is told so."""
+        monkeypatch.setattr(following, "CHECK_INTERVAL_MS", 0)
+        await bus.publish(node_messages(bus, 100, size=100_000))
+        async with aclosing(bus.follow(nodes(bus), 1)) as chunks:
+            await take(chunks, 1)
+            for _ in range(20):  # in all 200 MB, and LOG keeps 64
+                await bus.publish(node_messages(bus, 100, size=100_000))
+            with pytest.raises(StaleError, match="begins at"):
+                await take(chunks, 2_100)
+
+    async def test_nothing_of_ours(
+        self, bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A reader whose subjects are quiet loses nothing when LOG lets go of what others wrote."""
+        monkeypatch.setattr(following, "CHECK_INTERVAL_MS", 0)
+        prefix = bus.subjects.prefix
+        ours, others = Outgoing(f"{prefix}.node.b.n", b""), Outgoing(f"{prefix}.tick.1", b"")
+        await bus.publish([ours, *[others] * 10])
+        async with aclosing(bus.follow(nodes(bus), 1)) as chunks:
+            assert await take(chunks, 1) == [1]
+            assert [await anext(chunks), await anext(chunks)] == [[], []]
+            await bus._link.call(f"STREAM.PURGE.{bus._log}", {"seq": 8})
+            listed = await bus._link.call(f"CONSUMER.NAMES.{bus._log}")
+            await bus._link.call(f"CONSUMER.DELETE.{bus._log}.{listed['consumers'][0]}")
+            await bus.publish([others, ours])
+            assert await take(chunks, 1) == [13]
+
+    async def test_strange_headers(self, bus: JetStreamBus, until: Until) -> None:
+        """Headers that somebody put on a message are not taken for the server's own (S8)."""
+        (subject,) = nodes(bus)
+        headers = {"Status": "409", "Description": "Consumer Deleted"}
+        for _ in range(3):
+            await bus._link.request(subject.replace(">", "b.n"), b"", 2_000, headers)
+        async with aclosing(bus.follow([subject], 1)) as chunks:
+            assert await take(chunks, 3) == [1, 2, 3]
+
+        async def kept() -> bool:
+            found = [m.sequence async for chunk in bus.read_state([subject]) for m in chunk]
+            return found == [3]
+
+        await until(kept)
 
 
 class TestReading:

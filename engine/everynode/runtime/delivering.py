@@ -183,9 +183,8 @@ class CommandConsumer:
 
     def _take(self, message: Msg) -> CommandDelivery | None:
         """Make a delivery of a message, or learn from one that is about the request."""
-        headers = message.headers
-        if headers is not None and "Status" in headers:
-            self._learn(headers)
+        if not message.reply.startswith("$JS.ACK."):  # not a command, but about what was asked
+            self._learn(message.headers or {})
             return None
         about = delivered(message.reply)
         self._asked = max(self._asked - 1, 0)
@@ -193,7 +192,7 @@ class CommandConsumer:
         return CommandDelivery(self._link, received, about.delivery_count, message.reply)
 
     def _learn(self, headers: dict[str, str]) -> None:
-        status = headers["Status"]
+        status = headers.get("Status", "")
         if status == "100":
             return
         if status in {"404", "408"}:  # the request has ended, having brought less than asked

@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 MS_PER_SECOND = 1_000
 REASON_LENGTH_MAX = 1_000
+"""Characters of what a backend said that go on the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +116,17 @@ class Execution:
         self._stored = asyncio.Event()
 
     async def run(self) -> None:
-        """Carry out commands until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._read())
-            group.create_task(self._acknowledge())
-            group.create_task(self._report_progress())
-            for _ in range(self._limits.concurrency_max):
-                group.create_task(self._work())
+        """Carry out commands until cancelled; those in hand are given back then."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read())
+                group.create_task(self._acknowledge())
+                group.create_task(self._report_progress())
+                for _ in range(self._limits.concurrency_max):
+                    group.create_task(self._work())
+        finally:
+            for task in self._in_hand:
+                await task.delivery.nak(0)
 
     # --- from the log -------------------------------------------------------------------------------------------------
 
@@ -254,7 +259,7 @@ class Execution:
             )
             self._counts.dead_lettered += 1
             self._counts.outcomes["failed"] += 1
-            self._answer(task, outcome_of(task.command, "failed", reason[:REASON_LENGTH_MAX]))
+            self._answer(task, outcome_of(task.command, "failed", reason))
             return
         self._counts.retried += 1
         self._in_hand.discard(task)
@@ -269,6 +274,8 @@ class Execution:
 
     def _answer(self, task: _Task, outcome: Outcome) -> None:
         """Put the outcome on its way to the log; once it is there, the command is acknowledged."""
+        if len(outcome.message) > REASON_LENGTH_MAX:
+            outcome = replace(outcome, message=outcome.message[:REASON_LENGTH_MAX])
         subject = self._bus.subjects.of(outcome)
 
         def stored(_: int) -> None:

@@ -27,6 +27,7 @@ from everynode.runtime.link import ApiRefusal, Link, delay_ms
 CHUNK_MESSAGES_MAX = 1_000
 HEARTBEAT_MS = 1_000
 SILENCE_MS_MAX = 3_500  # so many heartbeats missed make a consumer a dead one
+CHECK_INTERVAL_MS = 10_000  # how often it is asked whether the stream has overtaken a slow reader
 INACTIVE_MS = 10_000  # after which the server drops a consumer that nobody listens to
 BUFFER_MESSAGES_MAX = 512 * 1024
 BUFFER_BYTES_MAX = 64 * 1024**2  # the server's flow control stops at half of it
@@ -99,12 +100,16 @@ class Follower:
         self._subjects = list(subjects)
         self._convert = convert
         self._complete = complete
-        self._time_ms: int | None = None  # of the message at ``sequence``, once one was read
+        self._last_read: Delivered | None = None
+        self._reached = 0  # what the server had passed on, when that was last asked
         self._created: str | None = None
         self._inbox: deque[Msg] = deque()
         self._arrived = asyncio.Event()
         self._subscription: Subscription | None = None
+        self._deliver_to = ""
+        self._consumer = ""
         self._consumer_sequence = 0
+        self._checked_at = 0.0
         self._epoch = -1
         self._sound = False
 
@@ -119,6 +124,8 @@ class Follower:
             while True:
                 if not self._sound or self._epoch != self._link.epoch:
                     await self.begin()
+                elif self._complete and self._overdue():
+                    await self._check_pace()
                 chunk = await self._next_chunk()
                 if chunk is not None:
                     yield chunk
@@ -150,6 +157,16 @@ class Follower:
             async with asyncio.timeout(duration_ms / 1000):
                 await self._arrived.wait()
 
+    async def exhausted(self) -> bool:
+        """Whether everything that there is was handed out, as far as the server can be asked."""
+        try:
+            consumer = await self._link.call(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        except (UnavailableError, ApiRefusal) as error:
+            self._doubt(str(error))
+            return False
+        sent = consumer["delivered"]["consumer_seq"]
+        return consumer["num_pending"] == 0 and bool(sent == self._consumer_sequence)
+
     async def _begin(self) -> None:
         """Make a new consumer that goes on after ``sequence``."""
         await self._end()
@@ -161,24 +178,33 @@ class Follower:
             if not self._arrived.is_set():
                 self._arrived.set()
 
-        deliver_to = self._link.new_inbox()
+        self._deliver_to = self._link.new_inbox()
         self._subscription = await self._link.subscribe(
-            deliver_to, receive, messages_max=BUFFER_MESSAGES_MAX, bytes_max=BUFFER_BYTES_MAX
+            self._deliver_to,
+            receive,
+            messages_max=BUFFER_MESSAGES_MAX,
+            bytes_max=BUFFER_BYTES_MAX,
         )
         consumer = await self._link.call(
             f"CONSUMER.CREATE.{self._stream}",
-            {"stream_name": self._stream, "config": self._consumer_config(deliver_to)},
+            {"stream_name": self._stream, "config": self._consumer_config()},
         )
         # After the consumer was made: what the stream still has now, the consumer has seen too.
-        await self._check(await self._link.call(f"STREAM.INFO.{self._stream}"))
-        self.pending = consumer["num_pending"]
+        stream = await self._link.call(f"STREAM.INFO.{self._stream}")
+        self._check(stream)
+        if self._last_read is not None and self._complete:
+            await self._check_last_read(self._last_read)
+        self._reached = max(self.sequence, stream["state"]["first_seq"] - 1)
+        self._checked_at = asyncio.get_running_loop().time()
+        self._consumer = consumer["name"]
         self._consumer_sequence = 0
+        self.pending = consumer["num_pending"]
         self._epoch = epoch
         self._sound = True
 
-    def _consumer_config(self, deliver_to: str) -> dict[str, Any]:
+    def _consumer_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
-            "deliver_subject": deliver_to,
+            "deliver_subject": self._deliver_to,
             "filter_subjects": self._subjects,
             "ack_policy": "none",
             "max_deliver": 1,
@@ -193,39 +219,65 @@ class Follower:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self.sequence + 1}
         return config
 
-    async def _check(self, stream: dict[str, Any]) -> None:
-        """Refuse a stream that is not the one that was read until now."""
+    def _check(self, stream: dict[str, Any]) -> None:
+        """Refuse a stream that is not the one that was read until now, or has lost what was to come."""
         created, state = stream["created"], stream["state"]
         if self._created not in {None, created}:
             message = f"stream {self._stream} was made anew at {created}"
             raise StaleError(message, state["last_seq"])
-        self._created = created
         if state["last_seq"] < self.sequence:
             message = (
                 f"stream {self._stream} ends at {state['last_seq']}, and {self.sequence} was already "
                 "read: it is an older copy, or another stream"
             )
             raise StaleError(message, state["last_seq"])
-        if self._complete and self._time_ms is not None and self.sequence < state["first_seq"] - 1:
-            message = (
-                f"stream {self._stream} begins at {state['first_seq']}; what stood after "
-                f"{self.sequence} is gone"
-            )
-            raise StaleError(message, state["last_seq"])
-        if self._complete and self._time_ms is not None:
-            await self._check_last_read()
+        begun = self._created is not None
+        if begun and self._complete and self.sequence < state["first_seq"] - 1:
+            raise self._overtaken(state)
+        self._created = created
 
-    async def _check_last_read(self) -> None:
-        """Refuse a stream that grew past ``sequence`` again after it had lost its end."""
+    async def _check_last_read(self, last_read: Delivered) -> None:
+        """Refuse a stream that grew past what was read again after it had lost its end."""
+        sequence = last_read.stream_sequence
         try:
-            found = await self._link.call(f"STREAM.MSG.GET.{self._stream}", {"seq": self.sequence})
+            found = await self._link.call(f"STREAM.MSG.GET.{self._stream}", {"seq": sequence})
         except ApiRefusal as refusal:
             if refusal.code == _NOT_FOUND:
                 return  # aged out or expired: nothing to compare
             raise
-        if milliseconds(found["message"]["time"]) != self._time_ms:
-            message = f"stream {self._stream} has another message at {self.sequence} than was read"
+        if milliseconds(found["message"]["time"]) != last_read.time_ms:
+            message = f"stream {self._stream} has another message at {sequence} than was read"
             raise StaleError(message)
+
+    def _overdue(self) -> bool:
+        elapsed = asyncio.get_running_loop().time() - self._checked_at
+        return elapsed * 1000 >= CHECK_INTERVAL_MS
+
+    async def _check_pace(self) -> None:
+        """Refuse a stream that let go of messages before the consumer came to them: it says nothing of that itself."""
+        try:
+            state = (await self._link.call(f"STREAM.INFO.{self._stream}"))["state"]
+            consumer = await self._link.call(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        except (UnavailableError, ApiRefusal) as error:
+            self._doubt(str(error))
+            return
+        if state["first_seq"] - 1 > self._reached:
+            raise self._overtaken(state)
+        sent = consumer["delivered"]
+        if consumer["num_pending"] == 0:  # whatever stands after it was not for us
+            self._reached = state["last_seq"]
+            if sent["consumer_seq"] == self._consumer_sequence:
+                self.sequence = max(self.sequence, state["last_seq"])
+        else:
+            self._reached = max(self._reached, sent["stream_seq"])
+        self._checked_at = asyncio.get_running_loop().time()
+
+    def _overtaken(self, state: dict[str, Any]) -> StaleError:
+        message = (
+            f"stream {self._stream} begins at {state['first_seq']}; what stood after "
+            f"{self.sequence} may be lost"
+        )
+        return StaleError(message, state["last_seq"])
 
     async def _end(self) -> None:
         """Stop listening; the server drops the consumer soon after."""
@@ -250,9 +302,10 @@ class Follower:
         alive = False
         while inbox and self._sound and len(chunk) < CHUNK_MESSAGES_MAX:
             message = inbox.popleft()
-            headers = message.headers
-            if headers is not None and "Status" in headers:
-                alive |= await self._control(message, headers)
+            if (
+                message.subject == self._deliver_to
+            ):  # not a stream's message, but the consumer's own
+                alive |= await self._control(message, message.headers or {})
                 continue
             about = delivered(message.reply)
             if about.consumer_sequence != self._consumer_sequence + 1:
@@ -260,19 +313,23 @@ class Follower:
                 break
             self._consumer_sequence += 1
             self.sequence = about.stream_sequence
-            self._time_ms = about.time_ms
+            self._last_read = about
             self.pending = about.pending
             chunk.append(self._convert(message, about))
         return chunk if chunk or (alive and self._sound) else None
 
     async def _control(self, message: Msg, headers: dict[str, str]) -> bool:
         """Answer what the consumer says about itself; whether it is a sign of life."""
-        if headers["Status"] != "100":
-            self._doubt(headers.get("Description", headers["Status"]))
+        if headers.get("Status") != "100":
+            self._doubt(headers.get("Description", "an unknown message"))
             return False
         asked = message.reply or headers.get("Nats-Consumer-Stalled")
         if asked:  # all that came before is handed out, so the server may send more
-            await self._link.publish(asked)
+            try:
+                await self._link.publish(asked)
+            except UnavailableError as error:
+                self._doubt(str(error))
+                return False
         sent = headers.get("Nats-Last-Consumer")
         if sent is not None and int(sent) != self._consumer_sequence:
             self._doubt("lost messages")

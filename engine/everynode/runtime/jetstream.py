@@ -173,8 +173,10 @@ class JetStreamBus:
             async for chunk in chunks:
                 if chunk:
                     yield chunk
-                # Silence ends it too: what was to come may have been replaced, and those replaced again.
-                if not chunk or not follower.pending or follower.sequence >= end:
+                if not follower.pending or follower.sequence >= end:
+                    return
+                # What was still to come may have been replaced, and that again: then nothing comes.
+                if not chunk and await follower.exhausted():
                     return
         finally:
             await chunks.aclose()
@@ -351,5 +353,5 @@ def _from_log(message: Msg, about: Delivered) -> Received:
 def _from_state(message: Msg, about: Delivered) -> Received:
     """The header reads ``<stream> <sequence> ...``: where in LOG the message came from."""
     source = (message.headers or {}).get("Nats-Stream-Source", "").split(" ")
-    origin = int(source[1]) if len(source) > 1 else 0
+    origin = int(source[1]) if len(source) > 1 and source[1].isdecimal() else 0
     return Received(origin, about.time_ms, message.subject, message.data)

@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from everynode.errors import ConfigurationError, OutcomeUnknownError, UnavailableError
+from everynode.runtime.exchange import Exchange
 from everynode.runtime.settings import Connection
 
 SERVER_VERSION_MIN = (2, 12)
@@ -33,6 +34,7 @@ PING_INTERVAL_SECONDS = 5
 PINGS_OUTSTANDING_MAX = 2  # a connection that is dead without a word is noticed after 15 s
 OVERSEE_INTERVAL_MS = 1_000
 CLOSE_TIMEOUT_MS = 1_000
+FLUSH_TIMEOUT_SECONDS = 2
 RECONNECT_DELAY_MIN_MS = 50
 RECONNECT_DELAY_MAX_MS = 2_000
 PENDING_SEND_BYTES_MAX = 8 * 1024**2
@@ -93,6 +95,8 @@ class Link:
         self.epoch = 0
         """Raised with each new connection: consumers and subscriptions made before are gone."""
         self._client = Client()
+        self._exchange = Exchange(self._client)
+        self._closing = False
         self._lost = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
         self._served: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
@@ -108,16 +112,17 @@ class Link:
             ConfigurationError: The server is too old, or refuses who we are.
         """
         link = cls(connection)
-        link._client = await link._connect()
+        link._client, link._exchange = await link._connect()
         link._overseer = asyncio.get_running_loop().create_task(link._oversee())
         return link
 
     async def close(self) -> None:
         """End the connection for good; repeating this is harmless."""
+        self._closing = True
         if self._overseer is not None:
             self._overseer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._overseer
+            await asyncio.wait([self._overseer])
+        self._exchange.lose()
         await _close(self._client)
         self._wake()
 
@@ -129,8 +134,7 @@ class Link:
     @property
     def server_version(self) -> str:
         """Version of the server that we are, or were last, connected to."""
-        version = self._client.connected_server_version
-        return f"{version.major}.{version.minor}.{version.patch}"
+        return _version_of(self._client)
 
     @property
     def payload_bytes_max(self) -> int:
@@ -189,12 +193,14 @@ class Link:
         Raises:
             UnavailableError: There is no connection; nothing was sent.
         """
-        client = self._ready()
+        client, before = self._ready(), _cancellations()
         try:
             await client.publish(subject, payload, reply=reply, headers=headers)
         except errors.Error as error:
             message = f"nothing was sent to {subject}: {error}"
             raise UnavailableError(message) from error
+        if _cancellations() > before:  # the library swallows one while it waits for room
+            raise asyncio.CancelledError
 
     async def request(
         self,
@@ -209,22 +215,20 @@ class Link:
             UnavailableError: There is no connection or nobody who listens; nothing was received there.
             OutcomeUnknownError: No answer came in time.
         """
-        client = self._ready()
-        seconds = timeout_ms / 1000
+        self._ready()
         try:
-            async with asyncio.timeout(
-                seconds
-            ):  # also over the sending, which the library's own leaves out
-                answer = await client.request(subject, payload, timeout=seconds, headers=headers)
-        except TimeoutError as error:
-            message = f"no answer from {subject} within {timeout_ms} ms"
+            async with asyncio.timeout(timeout_ms / 1000):
+                answer = await self._exchange.ask(subject, payload, headers)
+        except (TimeoutError, ConnectionError) as error:
+            reason = f"within {timeout_ms} ms" if isinstance(error, TimeoutError) else f"({error})"
+            message = f"no answer from {subject} {reason}"
             raise OutcomeUnknownError(message) from error
-        except errors.NoRespondersError as error:
-            message = f"nobody answers on {subject}"
-            raise UnavailableError(message) from error
         except errors.Error as error:
             message = f"nothing was sent to {subject}: {error}"
             raise UnavailableError(message) from error
+        if answer is None:
+            message = f"nobody answers on {subject}"
+            raise UnavailableError(message)
         return answer.data
 
     async def call(
@@ -251,7 +255,7 @@ class Link:
 
     async def _oversee(self) -> None:
         """Replace the connection whenever it is lost. The library's word is enough, but not waited for alone."""
-        while True:
+        while not self._closing:  # the library may swallow the cancellation
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(OVERSEE_INTERVAL_MS / 1000):
                     await self._lost.wait()
@@ -266,12 +270,13 @@ class Link:
                 log.info("connection to NATS is back", servers=self.connection.shown)
 
     async def _replace(self) -> None:
+        self._exchange.lose()
         await _close(self._client)
         failures = 0
         while True:
             await asyncio.sleep(delay_ms(failures) / 1000)
             try:
-                client = await self._connect()
+                client, exchange = await self._connect()
                 for subject, receive in self._served:
                     await client.subscribe(subject, cb=receive)
             except (ConfigurationError, UnavailableError, errors.Error) as error:
@@ -279,16 +284,17 @@ class Link:
                 log.warning("cannot connect to NATS again yet", error=str(error))
             else:
                 break
-        self._client = client
+        self._client, self._exchange = client, exchange
         self.epoch += 1
         self._wake()
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> tuple[Client, Exchange]:
         client = Client()
         options = self._options()
         try:
             await client.connect(**options)
-            check_server_version(repr(client.connected_server_version).strip("<>").split(" v")[-1])
+            check_server_version(_version_of(client))
+            exchange = await Exchange.open(client)
         except (OSError, errors.Error, TimeoutError) as error:
             await _close(client)
             met = self._last_error if isinstance(error, errors.NoServersError) else None
@@ -296,7 +302,7 @@ class Link:
         except BaseException:
             await _close(client)
             raise
-        return client
+        return client, exchange
 
     def _options(self) -> dict[str, Any]:
         connection = self.connection
@@ -310,6 +316,7 @@ class Link:
             "ping_interval": PING_INTERVAL_SECONDS,
             "max_outstanding_pings": PINGS_OUTSTANDING_MAX,
             "pending_size": PENDING_SEND_BYTES_MAX,
+            "flush_timeout": FLUSH_TIMEOUT_SECONDS,
             "error_cb": self._on_error,
             "closed_cb": self._on_closed,
         }
@@ -362,6 +369,20 @@ class Link:
 
     async def _on_closed(self) -> None:
         self._lost.set()
+
+
+def _version_of(client: Client) -> str:
+    """Read the server's version; what it says instead, if that is no version."""
+    version = client.connected_server_version
+    try:
+        return f"{version.major}.{version.minor}.{version.patch}"
+    except ValueError as error:
+        return str(error)
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 async def _close(client: Client) -> None:

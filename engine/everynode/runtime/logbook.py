@@ -82,8 +82,8 @@ class Logbook:
                     else:
                         await self._load_last_good(received)
         for subject in self._subjects:
-            received = await self._bus.last(subject)
-            self._caught_up_at = max(self._caught_up_at, received.sequence if received else 0)
+            newest = await self._bus.last(subject)
+            self._caught_up_at = max(self._caught_up_at, newest.sequence if newest else 0)
         self._come_to(last)
         return last + 1
 
@@ -127,7 +127,7 @@ class Logbook:
             self.ledger.spoil(received)
             for known in self.ledger.spoiled_facts():
                 self.publish(known)
-        elif self.ledger.fold(fact, received):
+        elif self.ledger.fold(fact, received) and self.caught_up.is_set():
             log.info("someone else wrote about this backend", subject=received.subject)
             self._disputed()
 
@@ -173,7 +173,7 @@ class Logbook:
             log.warning("observation refused", kind=type(fact).__name__, reason=str(error))
             return
         is_tombstone = isinstance(fact, NodeGone | PodGone)
-        ttl_seconds = self._bus.log_max_age_seconds if is_tombstone else None
+        ttl_seconds = self._bus.tombstone_ttl_seconds if is_tombstone else None
         version = self.ledger.said(fact, subject)
         self._counts.published += 1
         stored = partial(self._stored, subject, version)

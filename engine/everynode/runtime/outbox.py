@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from everynode.errors import OutcomeUnknownError, RefusedError, UnavailableError
+from everynode.errors import MalformedMessageError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Bus, Clock, Outgoing
 
 log = structlog.get_logger(__name__)
@@ -112,7 +112,10 @@ class Outbox:
         return batch
 
     async def _store(self, batch: list[_Waiting]) -> None:
-        """Store a batch, however often that has to be tried; repeats on the log are harmless."""
+        """Store a batch, however often that has to be tried; repeats on the log are harmless.
+
+        Anything else that the bus raises is the end of the host: it is not about one message.
+        """
         failures = 0
         while True:
             try:
@@ -123,22 +126,20 @@ class Outbox:
                     "log not written", messages=len(batch), tries=failures, reason=str(error)
                 )
                 await self._clock.sleep_ms(_delay_ms(failures))
-            except RefusedError as error:
+            except MalformedMessageError as error:
                 await self._isolate(batch, error)
                 return
             else:
                 break
         self.stored_count += len(batch)
         self.last_sequence = max(self.last_sequence, last)
-        self._stored_ticket = batch[-1].ticket
         first = last - len(batch) + 1
         for place, waiting in enumerate(batch):
             for stored in waiting.stored:
                 stored(first + place)
-        progressed, self._progressed = self._progressed, asyncio.Event()
-        progressed.set()
+        self._come_to(batch[-1])
 
-    async def _isolate(self, batch: list[_Waiting], error: RefusedError) -> None:
+    async def _isolate(self, batch: list[_Waiting], error: MalformedMessageError) -> None:
         """Find the message for which the log refuses a batch, and go on without it."""
         if len(batch) > 1:
             for waiting in batch:
@@ -146,8 +147,12 @@ class Outbox:
             return
         (refused,) = batch
         self.refused_count += 1
-        self._stored_ticket = refused.ticket
         log.error("message refused by the log", subject=refused.outgoing.subject, reason=str(error))
+        self._come_to(refused)
+
+    def _come_to(self, waiting: _Waiting) -> None:
+        """Everything up to this one is settled: wake up whoever waits for that, or for room."""
+        self._stored_ticket = waiting.ticket
         progressed, self._progressed = self._progressed, asyncio.Event()
         progressed.set()
 

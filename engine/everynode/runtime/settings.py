@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from everynode.errors import ConfigurationError
 
@@ -148,8 +147,5 @@ class StreamSettings:
 
 
 def _without_user(server: str) -> str:
-    if "@" not in server:
-        return server
-    scheme = urlsplit(server).scheme
-    host = server.rpartition("@")[2]
-    return f"{scheme}://{host}" if scheme else host
+    scheme, separator, rest = server.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

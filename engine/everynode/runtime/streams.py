@@ -7,11 +7,13 @@ a difference is reported, and a person decides.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import Any
 
 import structlog
 
-from everynode.errors import ConfigurationError
+from everynode.errors import ConfigurationError, UnavailableError
 from everynode.runtime.link import ApiRefusal, Link
 from everynode.runtime.settings import (
     LOG_MAX_AGE_SECONDS,
@@ -28,7 +30,8 @@ STORAGE_INSUFFICIENT = frozenset({10023, 10047, 10028, 10104})
 JETSTREAM_DISABLED = frozenset({10039, 10076})
 
 DUPLICATE_WINDOW_SECONDS = 1  # we send no message ids: what is repeated is harmless by its content
-METADATA_ATTEMPTS_MAX = 5
+METADATA_ATTEMPTS_MAX = 10
+METADATA_SETTLE_MS = 100
 
 SCHEMA = "everynode.dev/schema"
 SHARD_COUNT = "everynode.dev/shards"
@@ -273,14 +276,16 @@ async def record_backend(link: Link, fleet: str, backend: str, identity: str) ->
     """Write down which backend a name stands for, once and for all.
 
     JetStream has no compare-and-set for this: two writers at once may take each other's entry away. So it is read again
-    until it is there, and whoever starts with a backend records it each time.
+    after a while, until it is there, and whoever starts with a backend records it each time.
 
     Raises:
         ConfigurationError: Another backend is known by this name.
         UnavailableError: The server did not answer, or the entry did not last.
     """
     name = log_name(fleet)
-    for _ in range(METADATA_ATTEMPTS_MAX):
+    for attempt in range(METADATA_ATTEMPTS_MAX):
+        if attempt:  # others may be about to write what they have read before: let them pass
+            await asyncio.sleep(METADATA_SETTLE_MS * (1 + random.random()) / 1000)  # noqa: S311 - jitter
         config = await stream_config(link, name)
         if config is None:
             message = f"fleet {fleet} does not exist any more"
@@ -302,4 +307,4 @@ async def record_backend(link: Link, fleet: str, backend: str, identity: str) ->
     message = (
         f"stream {name}: backend {backend} could not be recorded {METADATA_ATTEMPTS_MAX} times"
     )
-    raise ConfigurationError(message)
+    raise UnavailableError(message)

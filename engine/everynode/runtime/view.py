@@ -31,6 +31,7 @@ from everynode.ports import Received
 from everynode.runtime.jetstream import JetStreamBus
 
 MALFORMED_ENTRIES_MAX = 1_000
+READS_IN_VAIN_MAX = 2  # how often STATE is read although LOG could not be followed from there
 
 log = structlog.get_logger(__name__)
 
@@ -147,20 +148,21 @@ async def follow_view(bus: JetStreamBus, kinds: Sequence[str]) -> AsyncGenerator
         UnavailableError: The server did not answer to begin with.
         StaleError: STATE and LOG do not belong together.
     """
+    in_vain = 0
     while True:
         view = await read_view(bus, kinds)
         yield view
-        going_on = False
+        in_vain += 1
         try:
             async with aclosing(bus.follow(_subjects(bus, kinds), view.sequence + 1)) as chunks:
                 async for chunk in chunks:
-                    going_on = True
+                    in_vain = 0
                     for received in chunk:
                         view.fold(received)
                     if chunk:
                         yield view
         except StaleError as error:
-            if not going_on:  # and reading STATE again would end here again
+            if in_vain == READS_IN_VAIN_MAX:
                 raise
             log.info("the log is read anew", reason=str(error))
 

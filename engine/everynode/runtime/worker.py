@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 PROPOSALS_IN_FLIGHT_MAX = 64
 STATUS_INTERVAL_MS = 200
+LOOKS_BACK_MAX = 32
+"""How many messages in a row on one subject may be well formed and yet not usable before it counts as empty."""
 RETRY_FIRST_MS = 50
 RETRY_LAST_MS = 5_000
 TICK_INTERVAL_MS = 100
@@ -117,11 +119,10 @@ class Worker:
                 log.warning(
                     "log changed under the worker; starting again from STATE", reason=reason
                 )
-                self.counts.restarts += 1
             except* UnavailableError as errors:
                 log.warning("log unavailable; starting again", reason=str(errors.exceptions[0]))
-                self.counts.restarts += 1
-                await self._clock.sleep_ms(_jittered(RETRY_LAST_MS // 5))
+            self.counts.restarts += 1
+            await self._clock.sleep_ms(_jittered(RETRY_LAST_MS // 5))
 
     # What others may ask
 
@@ -196,14 +197,19 @@ class Worker:
         return _Position(min(start, last + 1), end)
 
     async def _load_one(self, machine: WorkerMachine, received: Received) -> None:
-        good: Received | None = received
-        try:
-            self._take_in(machine.load, received)
-        except RefusedError as error:
-            self._report_malformed(received, error)
-            good = await last_good(self._bus, received)
-            if good is not None:
+        """Take in what STATE has of a subject; if that cannot be used, the last before it in LOG that can."""
+        good = received
+        for _ in range(LOOKS_BACK_MAX):
+            try:
                 self._take_in(machine.load, good)
+            except RefusedError as error:
+                self._report_malformed(good, error)
+                before = await last_good(self._bus, good)
+                if before is None:
+                    return
+                good = before
+            else:
+                return
 
     def _fold(self, machine: WorkerMachine, received: Received) -> None:
         try:

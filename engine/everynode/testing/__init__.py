@@ -9,4 +9,4 @@ if "pytest" in sys.modules:
     import pytest
 
     # The kit's assertions are to explain themselves like those in a test module.
-    pytest.register_assert_rewrite("everynode.testing.conformance")
+    pytest.register_assert_rewrite("everynode.testing.conformance", "everynode.testing.harness")

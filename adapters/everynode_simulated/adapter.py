@@ -173,7 +173,7 @@ class SimulatedAdapter:
             node=command.node,
             owner=Owner(name=command.daemonset, uid=command.daemonset_uid),
             revision=command.revision,
-            template=bytes(command.template),
+            template=bytes(command.template or b""),
         )
         return outcome_of(command, "done", pod_uid=pod.uid)
 

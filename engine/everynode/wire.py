@@ -33,7 +33,9 @@ from everynode.core.values import NodeKey, PodKey, SetKey
 from everynode.errors import ConfigurationError, MalformedMessageError
 
 SCHEMA_VERSION = 1
-PAYLOAD_BYTES_MAX = 1024 * 1024 - 1024  # nats-server's default max_payload, less the room for headers
+PAYLOAD_BYTES_MAX = (
+    1024 * 1024 - 1024
+)  # nats-server's default max_payload, less the room for headers
 
 AnyMessage = (
     NodeObserved

@@ -129,7 +129,6 @@ def messages() -> st.SearchStrategy[AnyMessage]:
             revision=texts,
             node_uid=names,
             slot=wholes,
-            template=st.just(msgspec.Raw(b"")),
         ),
         st.builds(DeletePod, **COMMAND, pod_uid=names),
         st.builds(Outcome, id=names, **SET_OF),

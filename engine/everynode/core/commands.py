@@ -26,7 +26,7 @@ class CreatePod(Message, frozen=True):
         attempt: 0, raised by one each time this was tried and did not work.
         expires_ms: Log time after which it must no longer be carried out: the worker has looked afresh.
         reason: Why, as a code (see ``core.decision``).
-        template: Empty on the log; the adapter host fills it in from the revision before ``apply``.
+        template: Not on the log; the adapter host fills it in from the revision before ``apply``.
     """
 
     id: Name
@@ -43,7 +43,7 @@ class CreatePod(Message, frozen=True):
     slot: Whole = 0
     attempt: Whole = 0
     reason: str = ""
-    template: msgspec.Raw = msgspec.Raw(b"")
+    template: msgspec.Raw | None = None
 
     @property
     def set_key(self) -> SetKey:

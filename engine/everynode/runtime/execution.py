@@ -276,10 +276,10 @@ class Execution:
         """Put the outcome on its way to the log; once it is there, the command is acknowledged."""
         if len(outcome.message) > REASON_LENGTH_MAX:
             outcome = replace(outcome, message=outcome.message[:REASON_LENGTH_MAX])
+        self._remember(outcome)
         subject = self._bus.subjects.of(outcome)
 
         def stored(_: int) -> None:
-            self._remember(outcome)
             self._to_acknowledge.append(task)
             self._stored.set()
 

@@ -13,7 +13,7 @@ STAMP := .venv/.stamp
 ARGS ?=
 
 # Branch coverage in per cent: what decides, and what crosses a border, is covered completely.
-COVERAGE_COMPLETE := engine/everynode/core/* engine/everynode/wire.py engine/everynode/manifest.py
+COVERAGE_COMPLETE := engine/everynode/core/* engine/everynode/wire.py engine/everynode/manifest/*
 COVERAGE_ALL_MIN := 85
 
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

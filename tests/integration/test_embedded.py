@@ -84,6 +84,18 @@ async def test_port_in_use() -> None:
             await EmbeddedServer(None, server.port).__aenter__()
 
 
+async def test_port_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no port was asked for, one that was taken just before the server could have it is not the end."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free = embedded._free_port(0)
+        ports = iter([taken.getsockname()[1], free])
+        monkeypatch.setattr(embedded, "_free_port", lambda _: next(ports))
+        async with EmbeddedServer(None) as server:
+            assert server.port == free
+
+
 async def test_directory_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two servers never run on one directory."""
     monkeypatch.setattr(embedded, "LOCK_WAIT_MS", 100)

@@ -30,6 +30,8 @@ LOCK_WAIT_MS = 3_000
 START_TIMEOUT_MS = 10_000
 START_POLL_MS = 10
 STOP_TIMEOUT_MS = 5_000
+PORT_TRIES_MAX = 5
+_PORT_TAKEN = "address already in use"
 STORE_BYTES_MAX = 4 * 1024**3
 STORE_DISK_SHARE_MAX = 0.75  # of what is free
 LOG_BYTES_MAX = 16 * 1024**2
@@ -119,8 +121,7 @@ class EmbeddedServer:
         try:
             self._data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = await self._locked()
-            self.port = self._asked_port or _free_port(self._asked_port)
-            await self.start()
+            await self._start_where_free()
         except BaseException:
             await self._clean_up()
             raise
@@ -135,6 +136,19 @@ class EmbeddedServer:
         """Stop it; remove a temporary directory."""
         await self._clean_up()
 
+    async def _start_where_free(self) -> None:
+        """Start it; a port that was free a moment ago may have been taken by another one since."""
+        for left in reversed(range(PORT_TRIES_MAX)):
+            self.port = self._asked_port or _free_port(self._asked_port)
+            try:
+                await self.start()
+            except ConfigurationError:
+                if self._asked_port or not left or _PORT_TAKEN not in self._log_tail():
+                    raise
+                await self.stop()
+            else:
+                return
+
     async def start(self) -> None:
         """Start it on ``port``, on the data that is there."""
         config = self._data_dir / "nats-server.conf"
@@ -148,6 +162,7 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                process_group=0,  # Ctrl-C is for us: the server ends when we have finished
                 # The lock lives as long as anyone has it open: the server, should we be gone before it.
                 pass_fds=(lock.fileno(),) if lock is not None else (),
             )

@@ -1,6 +1,7 @@
 """An adapter host on a real server: what gets onto the log, and what failures do to it."""
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
@@ -36,6 +37,7 @@ from everynode.testing.hosting import (
     until_kept,
 )
 from everynode_simulated import Behaviour, SimulatedAdapter, SimulatedFleet, generate_nodes
+from everynode_simulated import adapter as adapter_module
 
 BACKEND = "sim"
 
@@ -193,6 +195,31 @@ class TestObserving:
             assert host.counts.observe_failures == 3
             assert (await last_of_nodes(bus)).keys() == names(nodes)
 
+    async def test_an_adapter_that_never_ends_its_lists_is_asked_again(
+        self, bus: JetStreamBus
+    ) -> None:
+        """L1: lists that do not end in time are given up and begun anew."""
+        nodes = generate_nodes(3, 1, BACKEND)
+
+        class Stuck(ScriptedAdapter):
+            async def observe(self, known: View) -> AsyncGenerator[Observation]:
+                if self.observed == 0:
+                    self.observed += 1
+                    yield ListBegun("nodes")
+                    await asyncio.Event().wait()
+                async with aclosing(super().observe(known)) as observing:
+                    async for observation in observing:
+                        yield observation
+
+        settings = quick()
+        hasty = dataclasses.replace(
+            settings, observe=dataclasses.replace(settings.observe, list_timeout_ms=50)
+        )
+        adapter = Stuck(BACKEND, nodes)
+        async with running(bus, adapter, hasty):
+            assert (await last_of_nodes(bus)).keys() == names(nodes)
+        assert adapter.observed >= 2
+
     async def test_observations_that_cannot_be_published(self, bus: JetStreamBus) -> None:
         """L3: a node of another backend, or one that is too large, is reported, and the others are published."""
         nodes = generate_nodes(3, 1, BACKEND)
@@ -283,6 +310,15 @@ class TestControl:
         async with running(bus, adapter):
             assert (await self.ask(bus, payload)).keys() == {"error"}
             assert "error" not in await self.ask(bus, b'{"verb":"add-node","count":1}')
+
+    async def test_a_bug_in_the_adapter_is_answered_with_an_error(
+        self, bus: JetStreamBus, adapter: SimulatedAdapter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """L3: the answer does not tell what went wrong inside, and the host goes on."""
+        monkeypatch.setattr(adapter_module, "execute", lambda *_: 1 / 0)
+        async with running(bus, adapter):
+            answer = await self.ask(bus, b'{"verb":"add-node","count":1}')
+        assert answer == {"error": "the adapter failed: ZeroDivisionError"}
 
 
 class TestOutages:

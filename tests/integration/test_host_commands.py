@@ -3,14 +3,19 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from everynode.core.commands import Command, Outcome, outcome_of
-from everynode.core.events import PodGone, PodObserved
+from everynode import wire
+from everynode.core.commands import Command, CreatePod, Outcome, outcome_of
+from everynode.core.events import PodGone, PodObserved, RevisionGone, RevisionRecorded
+from everynode.core.identity import canonical, revision_hash
 from everynode.core.values import Node, PodKey
 from everynode.errors import OutcomeUnknownError
 from everynode.ports import Outgoing
+from everynode.runtime import delivering
+from everynode.runtime.execution import REASON_LENGTH_MAX
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.testing.hosting import (
     OWNER,
@@ -173,6 +178,90 @@ class TestCommands:
         assert outcome.result == "failed"
         assert "not what its name says" in outcome.message
         assert dict(simulated.pods) == {}
+
+    @pytest.mark.parametrize("is_garbage", [True, False])
+    async def test_a_revision_that_is_gone_or_garbage(
+        self,
+        bus: JetStreamBus,
+        simulated: SimulatedFleet,
+        adapter: SimulatedAdapter,
+        is_garbage: bool,
+    ) -> None:
+        """S8: what cannot be read, or was removed, makes no pod; the command fails after its last try."""
+        node = next(iter(simulated.nodes.values()))
+        await say(bus, revision())
+        if is_garbage:
+            await bus.publish([Outgoing(bus.subjects.of(revision()), b"garbage")])
+        else:
+            recorded = revision().revision
+            key = recorded.set_key
+            gone = RevisionGone(namespace=key.namespace, daemonset=key.name, hash=recorded.hash)
+            await say(bus, gone)
+        async with running(bus, adapter):
+            await say(bus, create(node))
+            (outcome,) = await outcomes(bus, 1)
+        assert outcome.result == "failed"
+        assert REVISION in outcome.message
+        assert dict(simulated.pods) == {}
+
+    async def test_a_call_that_takes_longer_than_the_log_waits(
+        self, bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """S1: as long as it is worked on, a command is not handed out a second time."""
+        monkeypatch.setattr(delivering, "ACK_WAIT_MS", 300)
+        (node, *_) = nodes = generate_nodes(2, 1, BACKEND)
+
+        class Patient(ScriptedAdapter):
+            async def apply(self, command: Command) -> Outcome:
+                await asyncio.sleep(1)
+                return await super().apply(command)
+
+        adapter = Patient(BACKEND, nodes)
+        settings = quick(apply_timeout_ms=10_000, progress_interval_ms=50)
+        async with running(bus, adapter, settings) as host:
+            await say(bus, revision(), create(node))
+            await outcomes(bus, 1)
+            await until_acknowledged(bus, BACKEND)
+        assert len(adapter.applied) == 1
+        assert host.counts.repeated == 0
+
+    async def test_secrets_of_a_template_are_not_logged(
+        self, bus: JetStreamBus, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A bug in an adapter is logged with where it was, and without the values that it worked on."""
+        nodes = generate_nodes(2, 1, BACKEND)
+        template = canonical(b'{"spec":{"containers":[{"env":[{"name":"A","value":"hunter2"}]}]}}')
+        recorded = replace(
+            revision().revision, template=msgspec.Raw(template), hash=revision_hash(template)
+        )
+        command = replace(create(nodes[0]), revision=recorded.hash)
+
+        class Failing(ScriptedAdapter):
+            async def apply(self, command: Command) -> Outcome:
+                assert isinstance(command, CreatePod)
+                text = bytes(command.template or b"").decode()
+                assert "hunter2" in text
+                raise ZeroDivisionError
+
+        async with running(bus, Failing(BACKEND, nodes)):
+            await say(bus, RevisionRecorded(revision=recorded), command)
+            (outcome,) = await outcomes(bus, 1)
+        printed = "".join(capsys.readouterr())
+        assert "raise ZeroDivisionError" in printed
+        assert "hunter2" not in printed + outcome.message
+
+    async def test_what_a_backend_says_is_cut(self, bus: JetStreamBus) -> None:
+        """B1: an outcome's message does not grow with what the backend had to say."""
+        nodes = generate_nodes(2, 1, BACKEND)
+
+        class Talkative(ScriptedAdapter):
+            async def apply(self, command: Command) -> Outcome:
+                return outcome_of(command, "refused", "no " * wire.PAYLOAD_BYTES_MAX)
+
+        async with running(bus, Talkative(BACKEND, nodes)):
+            await say(bus, revision(), create(nodes[0]))
+            (outcome,) = await outcomes(bus, 1)
+        assert (outcome.result, len(outcome.message)) == ("refused", REASON_LENGTH_MAX)
 
     async def test_a_backend_that_stays_away(self, bus: JetStreamBus) -> None:
         """After the last try the command has failed, and the reason is in its outcome."""

@@ -108,11 +108,13 @@ class CommandConsumer:
                     failures += 1
                     self._sound = False
                     log.warning("cannot read commands", consumer=self._name, error=str(error))
-                    await self._wait(delay_ms(failures))
-                    continue
-                failures = 0
-                if not await self._wait(SILENCE_MS_MAX):
-                    self._doubt("silence")
+                    if not self._inbox:  # else what came already goes first, or nobody ever waited
+                        await self._wait(delay_ms(failures))
+                        continue
+                else:
+                    failures = 0
+                    if not await self._wait(SILENCE_MS_MAX):
+                        self._doubt("silence")
                 if self._inbox:
                     delivery = self._take(self._inbox.popleft())
                     if delivery is not None:

@@ -28,6 +28,7 @@ from everynode.errors import (
 )
 from everynode.ports import Adapter, Clock, Delivery, Outgoing
 from everynode.runtime.counts import HostCounts
+from everynode.runtime.failures import traceback_of
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.ledger import Place
 from everynode.runtime.logbook import Logbook
@@ -189,8 +190,12 @@ class Execution:
         except TimeoutError:
             text = f"no answer within {self._limits.apply_timeout_ms} ms"
             await self._try_again_later(task, text, None)
-        except Exception as error:
-            log.exception("adapter failed on a command", subject=task.delivery.received.subject)
+        except Exception as error:  # noqa: BLE001 - a bug in an adapter stops nobody else (L3)
+            log.error(  # noqa: TRY400 - see failures
+                "adapter failed on a command",
+                subject=task.delivery.received.subject,
+                traceback=traceback_of(error),
+            )
             await self._try_again_later(task, f"{type(error).__name__}: {error}", None)
         else:
             self._counts.outcomes[outcome.result] += 1

@@ -21,6 +21,7 @@ from everynode.ports import Adapter, Clock, Controllable
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.execution import Execution, ExecutionLimits
+from everynode.runtime.failures import traceback_of
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.logbook import Logbook
 from everynode.runtime.observing import ObserveLimits, Observer
@@ -134,7 +135,7 @@ async def _answer_request(adapter: Controllable, payload: bytes) -> bytes:
         answer = await adapter.control(request)
     except (EverynodeError, msgspec.DecodeError) as error:
         answer = {"error": str(error)}
-    except Exception as error:
-        log.exception("adapter failed on a request")
+    except Exception as error:  # noqa: BLE001 - a bug in an adapter stops nobody else (L3)
+        log.error("adapter failed on a request", traceback=traceback_of(error))  # noqa: TRY400 - see failures
         answer = {"error": f"the adapter failed: {type(error).__name__}"}
     return msgspec.json.encode(answer)

@@ -19,6 +19,7 @@ from everynode.core.values import NodeKey, PodKey
 from everynode.errors import UnavailableError
 from everynode.ports import Adapter, Clock, ListBegun, ListEnded, Observation
 from everynode.runtime.counts import HostCounts
+from everynode.runtime.failures import traceback_of
 from everynode.runtime.ledger import node_gone, pod_gone
 from everynode.runtime.listing import Listing
 from everynode.runtime.logbook import Logbook
@@ -142,7 +143,8 @@ class Observer:
             wait_ms = max(wait_ms, result.retry_after_ms or 0)
             log.warning("backend unavailable", backend=backend, reason=str(result), wait_ms=wait_ms)
         elif isinstance(result, BaseException):
-            log.error("adapter failed", backend=backend, exc_info=result, wait_ms=wait_ms)
+            reason = traceback_of(result)
+            log.error("adapter failed", backend=backend, traceback=reason, wait_ms=wait_ms)
         else:
             log.warning("adapter stopped observing", backend=backend, wait_ms=wait_ms)
         return wait_ms

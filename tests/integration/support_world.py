@@ -1,8 +1,7 @@
 """A whole fleet for a test: real log, workers, adapter host, and a simulated backend that is watched.
 
-``World`` starts, stops and kills the parts, each over a connection of its own as in real life. ``Witness`` writes
-down the life of each pod at the backend as it happens, ``Recorder`` everything that is on the log. Waiting is for what
-they have seen, never for time.
+``World`` starts, stops and kills the parts, each over a connection of its own as in real life. Waiting is for what its
+witness and its recorder have seen (``support_seen``), never for time.
 """
 
 from __future__ import annotations
@@ -14,26 +13,21 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
+import pytest
+from tests.integration.support_seen import Recorder, Witness
 
 from everynode import wire
-from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
+from everynode.core.commands import CreatePod, Decision
 from everynode.core.eligibility import compile_constraints, verdict
 from everynode.core.events import (
     NodeGone,
     NodeObserved,
-    PodGone,
-    PodObserved,
-    StatusGone,
-    StatusReported,
 )
-from everynode.core.values import DaemonSet, Node, NodeKey, Pod, Selector, SetKey, Status
-from everynode.errors import MalformedMessageError
-from everynode.ports import Outgoing, Received
+from everynode.core.values import DaemonSet, Node, NodeKey, Pod, Selector, SetKey
+from everynode.ports import Outgoing
 from everynode.runtime.applying import Applied, apply, delete
 from everynode.runtime.host import AdapterHost
 from everynode.runtime.jetstream import JetStreamBus, connect
@@ -41,8 +35,6 @@ from everynode.runtime.settings import Connection, StreamSettings
 from everynode.runtime.streams import log_name, state_name
 from everynode.runtime.worker import Worker
 from everynode_simulated import Behaviour, SimulatedAdapter, SimulatedFleet
-
-_Kind = TypeVar("_Kind", bound=wire.AnyMessage)
 
 BACKEND = "sim"
 WAIT_SECONDS = 40
@@ -70,105 +62,9 @@ def make_set(name: str = "agent", spec: str = "{}", **fields: object) -> DaemonS
     return msgspec.structs.replace(made, **fields)
 
 
-class Witness:
-    """What happens to pods at the backend, change by change, seen by nobody's code but the backend's."""
-
-    def __init__(self, fleet: SimulatedFleet, changed: Callable[[], None]) -> None:
-        """Watch from now on."""
-        self.created: list[Pod] = []
-        self.gone: list[PodGone] = []
-        self.doubles: list[str] = []
-        self._live: dict[tuple[str, str], set[str]] = defaultdict(set)
-        self._known: set[str] = set()
-        self._changed = changed
-        self._feed = fleet.subscribe(self._hear)
-
-    def close(self) -> None:
-        """Watch no longer."""
-        self._feed.close()
-
-    def _hear(self) -> None:
-        for change in self._feed.take():
-            if isinstance(change, PodObserved):
-                self._see(change.pod)
-            elif isinstance(change, PodGone):
-                self.gone.append(change)
-                self._live[change.owner.uid, change.node].discard(change.uid)
-        self._changed()
-
-    def _see(self, pod: Pod) -> None:
-        if pod.uid not in self._known:
-            self._known.add(pod.uid)
-            self.created.append(pod)
-        here = self._live[pod.owner.uid, pod.node]
-        (here.add if pod.live else here.discard)(pod.uid)
-        if len(here) > 1:
-            self.doubles.append(f"{pod.node}: {pod.set_key} has {len(here)} live pods: {pod.name}")
-
-
-@dataclass
-class Recorder:
-    """Everything that is on the log, from its first message on, in order."""
-
-    received: list[Received] = field(default_factory=list)
-    messages: list[tuple[int, wire.AnyMessage]] = field(default_factory=list)
-    malformed: list[Received] = field(default_factory=list)
-    statuses: dict[SetKey, Status] = field(default_factory=dict)
-    open_commands: dict[str, int] = field(default_factory=dict)
-    quiet_heartbeats: int = 0
-
-    async def run(self, bus: JetStreamBus, changed: Callable[[], None]) -> None:
-        """Read on until cancelled."""
-        async with aclosing(bus.follow(bus.subjects.stored(), 1)) as chunks:
-            async for chunk in chunks:
-                self.quiet_heartbeats = 0 if chunk else self.quiet_heartbeats + 1
-                for received in chunk:
-                    self._take(bus.subjects, received)
-                changed()
-
-    def _take(self, subjects: wire.Subjects, received: Received) -> None:
-        self.received.append(received)
-        try:
-            message = wire.decode_from(subjects, received.subject, received.payload)
-        except MalformedMessageError:
-            self.malformed.append(received)
-            return
-        self.messages.append((received.sequence, message))
-        match message:
-            case CreatePod() | DeletePod():
-                self.open_commands[message.id] = received.sequence
-            case Outcome():
-                self.open_commands.pop(message.id, None)
-            case StatusReported(status=status):
-                self.statuses[status.set_key] = status
-            case StatusGone():
-                self.statuses.pop(message.set_key, None)
-
-    def last_of_pod(self, pod: Pod) -> Pod | None:
-        """What was last said of a pod; ``None`` if that it is gone."""
-        for _, message in reversed(self.messages):
-            if isinstance(message, PodObserved) and message.pod.key == pod.key:
-                return message.pod
-            if isinstance(message, PodGone) and message.key == pod.key:
-                return None
-        return None
-
-    @property
-    def sequence(self) -> int:
-        """The last place in the log that was read."""
-        return self.received[-1].sequence if self.received else 0
-
-    def of(self, kind: type[_Kind]) -> list[tuple[int, _Kind]]:
-        """The messages of a kind, with their places in the log."""
-        return [(place, message) for place, message in self.messages if isinstance(message, kind)]
-
-    def creates(self) -> list[CreatePod]:
-        """All creates that were ever decided."""
-        return [create for _, create in self.of(CreatePod)]
-
-    def deletes(self) -> list[DeletePod]:
-        """All deletes that were ever decided."""
-        return [delete for _, delete in self.of(DeletePod)]
+def known_bug(reason: str) -> pytest.MarkDecorator:
+    """Mark what does not work yet: once it does, the test says so by failing, and the mark goes."""
+    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 class Part:
@@ -396,6 +292,26 @@ class World:
         ):
             faults.append(f"{daemonset.key}: {desired} nodes, but {status}")
         return faults
+
+    async def restart_parts(self) -> None:
+        """End every part that runs in this process; start a worker and a host anew."""
+        for part in list(self._parts):
+            await self.stop(part)
+        await self.start_worker("successor")
+        await self.start_host()
+
+    async def goes_on(self) -> None:
+        """S8, L3, L1: covered now and after all parts have started anew, also with what is new."""
+        daemonset = next(iter(self.sets.values()))
+        await self.apply(make_set("other"))
+        self.add_nodes(1)
+        await self.covered()
+        await self.restart_parts()
+        self.add_nodes(1)
+        for wanted in (daemonset, make_set("other")):
+            self.backend.delete_pod(self.pods(wanted)[0].key)
+        await self.apply(make_set("third"))
+        await self.covered()
 
     # Waiting
 

@@ -1,34 +1,27 @@
 """Whatever anybody writes to the fleet's subjects: it is reported, and everything else goes on.
 
-Garbage here is what cannot be read, what stands where it does not belong, and what is well formed and untrue.
+Garbage here is what cannot be read or used, and what stands where it does not belong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
-from tests.integration.support_world import BACKEND, World, make_node, make_set
+from tests.integration.support_world import BACKEND, World, known_bug, make_node, make_set
 
 from everynode import wire
-from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
 from everynode.core.events import (
     DaemonSetObserved,
     NodeObserved,
-    PodGone,
-    StatusReported,
     Tick,
 )
 from everynode.core.identity import shard_of
-from everynode.core.values import Pod, Selector, Status
-from everynode.errors import StaleError
-from everynode.ports import Outgoing
+from everynode.core.values import Selector
 from everynode.runtime.view import follow_view, read_view
-from everynode_simulated import SimulatedAdapter, SimulatedFleet
 
 SET = make_set()
 OTHER = make_set("other")
@@ -37,14 +30,8 @@ KINDS = tuple(kind.name for kind in wire.KINDS)
 STATE_KINDS = ("node", "pod", "daemonset", "revision", "status")
 
 
-def known_bug(reason: str) -> pytest.MarkDecorator:
-    """Mark what does not work yet: once it does, the test says so by failing, and the mark goes."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 TEMPLATE_LOST = known_bug("a host reads only the last message of a revision: runtime.templates")
 APPLY_RAISES = known_bug("apply compares with a template that it cannot read: runtime.applying")
-SIZE_BELIEVED = known_bug("a set is blocked until as many messages came as a decision claims: core")
 
 GARBAGE: dict[str, bytes] = {
     "nothing": b"",
@@ -71,18 +58,6 @@ GARBAGE: dict[str, bytes] = {
 }
 
 
-@pytest.fixture
-async def covered(world: World, request: pytest.FixtureRequest) -> World:
-    """Four nodes that are covered with one set, a worker and a host; a known bug is not waited for long."""
-    world.wait_seconds = 6 if request.node.get_closest_marker("xfail") else 20
-    world.add_nodes(4)
-    await world.start_worker()
-    await world.start_host()
-    await world.apply(SET)
-    await world.covered()
-    return world
-
-
 class Refusal(NamedTuple):
     """What a part reports of a message that it refuses."""
 
@@ -107,27 +82,6 @@ def subjects_in_use(world: World) -> dict[str, str]:
     return {kind: f"{subjects.prefix}.{kind}.{shard}.garbage" for kind in KINDS} | last
 
 
-async def restart(world: World) -> None:
-    """End every part that runs in this process and start it anew."""
-    for part in list(world._parts):
-        await world.stop(part)
-    await world.start_worker("successor")
-    await world.start_host()
-
-
-async def assert_goes_on(world: World) -> None:
-    """S8, L3, L1: covered now and after all parts have started anew, also with what is new."""
-    await world.apply(OTHER)
-    world.add_nodes(1)
-    await world.covered()
-    await restart(world)
-    world.add_nodes(1)
-    for daemonset in (SET, OTHER):
-        world.backend.delete_pod(world.pods(daemonset)[0].key)
-    await world.apply(make_set("third"))
-    await world.covered()
-
-
 class TestUnreadable:
     """Messages that cannot be used at all."""
 
@@ -149,7 +103,7 @@ class TestUnreadable:
                 lambda: kind == "notice" or published <= refusals(entries), "all of it is reported"
             )
         assert len(GARBAGE) == len(world.log.malformed)
-        await assert_goes_on(world)
+        await world.goes_on()
         view = await read_view(world.bus, STATE_KINDS)
         assert set(world.backend.nodes) == {key.name for key in view.nodes}
         assert set(world.sets) == set(view.daemonsets) == set(view.statuses)
@@ -160,7 +114,7 @@ class TestUnreadable:
         world = covered
         for subject in subjects_in_use(world).values():
             await world.publish(subject, GARBAGE["bytes"])
-        await assert_goes_on(world)
+        await world.goes_on()
         await world.silent()
 
     async def test_a_view_that_is_followed_goes_on(self, covered: World) -> None:
@@ -189,7 +143,7 @@ class TestUnreadable:
         subject = subjects_in_use(world)[kind]
         place = await world.publish(subject, b"x", {"Status": status, "Description": "made up"})
         await world.read_to(place)
-        await assert_goes_on(world)
+        await world.goes_on()
 
     async def test_headers_of_the_server_s_own(self, covered: World) -> None:
         """S8: who claims to be a copy from elsewhere is not believed."""
@@ -197,7 +151,7 @@ class TestUnreadable:
         for number, header in enumerate(("LOG 99999999 > > x", "LOG x", "LOG", "")):
             subject = f"{world.bus.subjects.prefix}.node.{BACKEND}.made-up-{number}"
             await world.publish(subject, b"x", {"Nats-Stream-Source": header})
-        await assert_goes_on(world)
+        await world.goes_on()
 
     @known_bug(
         "STATE has nothing left after the garbage has expired, and nobody says the good again"
@@ -209,7 +163,7 @@ class TestUnreadable:
         await world.publish(subject, b"x", {"Nats-TTL": "1s"})
         await world.until_state_is_not(subject, b"x")
         assert SET.key in (await read_view(world.bus, STATE_KINDS)).daemonsets
-        await restart(world)
+        await world.restart_parts()
         world.add_nodes(1)
         await world.covered()
 
@@ -219,7 +173,7 @@ class TestUnreadable:
         world = covered
         (revision,) = {pod.revision for pod in world.pods(SET)}
         await world.publish(world.bus.subjects.of_revision(SET.key, revision), b"x")
-        await restart(world)
+        await world.restart_parts()
         world.add_nodes(1)
         await world.covered()
 
@@ -271,7 +225,7 @@ class TestBadSets:
         payload = wire.encode(DaemonSetObserved(daemonset=bad))
         for _ in range(2):
             await world.publish(subject, payload)
-        await assert_goes_on(world)
+        await world.goes_on()
 
     @pytest.mark.parametrize(
         "name",
@@ -289,7 +243,7 @@ class TestBadSets:
         payload = wire.encode(DaemonSetObserved(daemonset=bad))
         for _ in range(2):
             await world.publish(subject, payload)
-        await assert_goes_on(world)
+        await world.goes_on()
         await world.apply(make_set(spec='{"containers":[]}'))
         world.add_nodes(1)
         await world.covered()
@@ -304,204 +258,4 @@ class TestBadSets:
         payload = wire.encode(large)
         assert wire.PAYLOAD_BYTES_MAX == len(payload)
         await world.publish(world.bus.subjects.of(large), payload)
-        await assert_goes_on(world)
-
-
-def a_create(world: World, **fields: Any) -> CreatePod:
-    """Make a create that nobody decided."""
-    daemonset = world.sets[SET.key]
-    made = CreatePod(
-        id="made-up",
-        backend=BACKEND,
-        node="n0001",
-        node_uid="uid-n0001",
-        namespace="default",
-        daemonset="agent",
-        daemonset_uid=daemonset.uid,
-        generation=1,
-        pod="agent-made-up",
-        revision=world.pods(SET)[0].revision,
-        expires_ms=NEVER_MS,
-    )
-    return replace(made, **fields)
-
-
-def a_decision(world: World, **fields: Any) -> Decision:
-    """Make a decision that no worker made."""
-    daemonset = world.sets[SET.key]
-    made = Decision(
-        namespace="default",
-        daemonset="agent",
-        daemonset_uid=daemonset.uid,
-        generation=1,
-        revision="",
-        basis=1,
-        at_ms=1,
-        worker="nobody",
-        size=0,
-        window=250,
-    )
-    return replace(made, **fields)
-
-
-def a_delete(**fields: Any) -> DeletePod:
-    """Make a delete that nobody decided."""
-    made = DeletePod(
-        id="made-up",
-        backend=BACKEND,
-        node="n0001",
-        namespace="default",
-        daemonset="agent",
-        daemonset_uid="nobody",
-        generation=1,
-        pod="nobody",
-        pod_uid="nobody",
-        expires_ms=NEVER_MS,
-    )
-    return replace(made, **fields)
-
-
-UNTRUE: dict[str, Callable[[World], wire.AnyMessage] | wire.AnyMessage] = {
-    "create for an unknown node": lambda world: a_create(world, node="nowhere", node_uid="nobody"),
-    "create for another node's uid": lambda world: a_create(world, node_uid="nobody"),
-    "create for a node that is covered": a_create,
-    "create of an unknown revision": lambda world: a_create(world, revision="nothing"),
-    "create in an unknown backend": lambda world: a_create(world, backend="nowhere"),
-    "create for an unknown set": lambda world: a_create(
-        world, daemonset="nobody", daemonset_uid="nobody"
-    ),
-    "create that has expired": lambda world: a_create(world, expires_ms=1),
-    "delete of an unknown pod": a_delete(),
-    "delete in an unknown backend": a_delete(backend="nowhere"),
-    "delete of another pod's uid": lambda world: a_delete(pod=world.pods(SET)[0].name),
-    "decision": a_decision,
-    "decision that claims more than came": lambda world: a_decision(world, size=900),
-    "decision of an impossible size": lambda world: a_decision(world, size=2**62),
-    "decision with no window": lambda world: a_decision(world, window=0),
-    "decision with a huge window": lambda world: a_decision(world, window=2**62),
-    "decision from the future": lambda world: a_decision(world, basis=2**62, at_ms=2**62),
-    "decision for an unknown set": lambda world: a_decision(world, daemonset="nobody"),
-    "outcome of nothing": Outcome(
-        id="made-up", namespace="default", daemonset="agent", verb="create", result="failed"
-    ),
-    "tick of the future": Tick(shard=3, due_ms=2**62),
-    "status": lambda world: StatusReported(
-        status=Status(
-            namespace="default",
-            daemonset="agent",
-            daemonset_uid=world.sets[SET.key].uid,
-            observed_generation=1,
-            desired_number_scheduled=4_711,
-        )
-    ),
-    "node that is not there": NodeObserved(node=make_node("made-up")),
-}
-
-
-def gone_of(pod: Pod) -> PodGone:
-    """Say of a pod that it is gone."""
-    return PodGone(
-        backend=pod.backend,
-        namespace=pod.namespace,
-        name=pod.name,
-        uid=pod.uid,
-        node=pod.node,
-        node_uid=pod.node_uid,
-        owner=pod.owner,
-    )
-
-
-CLAIMS_OF_SIZE = ("decision that claims more than came", "decision of an impossible size")
-
-
-class TestUntrue:
-    """Messages that are well formed, stand where they belong, and are not so."""
-
-    @pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(name, marks=SIZE_BELIEVED if name in CLAIMS_OF_SIZE else ())
-            for name in UNTRUE
-        ],
-    )
-    async def test_it_hinders_nothing_but_itself(self, covered: World, name: str) -> None:
-        """S1, S8, L1, L3: the fleet is covered exactly all the same, with what is new as well."""
-        world = covered
-        world.made_up_commands.add("made-up")
-        untrue = UNTRUE[name]
-        await world.read_to(await world.say(untrue(world) if callable(untrue) else untrue))
-        await assert_goes_on(world)
-
-    async def test_a_pod_that_is_said_to_be_gone(self, covered: World) -> None:
-        """L1: the host lists anew and says what is so; what was made by mistake meanwhile is taken away again."""
-        world = covered
-        (pod,) = world.pods(SET, "n0002")
-        await world.read_to(await world.say(gone_of(pod)))
-        await world.until(lambda: len(world.log.of(PodGone)) >= 1, "the log says that it is gone")
-        await world.until(lambda: world.log.last_of_pod(pod) == pod, "the log knows the pod again")
-        world.witness.doubles.clear()
-        await assert_goes_on(world)
-
-    @known_bug("a host answers by a command's id, from memory, what it did for an earlier one")
-    async def test_the_same_command_again_is_a_command_again(self, covered: World) -> None:
-        """S4, L1: a create that is decided again, long after, is carried out again if its pod is not there."""
-        world = covered
-        (pod,) = world.pods(SET, "n0002")
-        (create,) = [command for command in world.log.creates() if command.pod == pod.name]
-        (worker,) = [part for part in world._parts if hasattr(part, "worker")]
-        await world.stop(worker)
-        world.backend.delete_pod(pod.key)
-        await world.until(lambda: len(world.log.of(PodGone)) == 1, "the log knows that it is gone")
-        await world.say(replace(create, expires_ms=NEVER_MS))
-        await world.until(lambda: bool(world.pods(SET, "n0002")), "the pod is made again")
-
-
-class TestFence:
-    """What the server refuses."""
-
-    async def test_a_stale_decision_is_refused_whole(self, covered: World) -> None:
-        """S6: nothing of a batch gets onto the log if another decision about the set came first."""
-        world = covered
-        last, decision = world.log.of(Decision)[-1]
-        messages: tuple[wire.AnyMessage, ...] = (
-            replace(decision, size=3),
-            *(a_create(world, id=f"stale-{number}") for number in range(3)),
-        )
-        batch = [Outgoing(world.bus.subjects.of(m), wire.encode(m)) for m in messages]
-        end = (await world.bus.log_position()).last_sequence
-        for stale in (0, last - 1, last + 1):
-            with pytest.raises(StaleError) as refused:
-                await world.bus.publish_fenced(batch, stale)
-            assert last == refused.value.last_sequence
-        assert end == (await world.bus.log_position()).last_sequence
-        await world.silent()
-        assert not [command for command in world.log.creates() if command.id.startswith("stale")]
-
-
-class TestNeighbours:
-    """Trouble of one part of the fleet is its own."""
-
-    @known_bug("the window of a set is taken by creates that nobody carries out")
-    async def test_a_backend_without_its_adapter_delays_only_itself(self, covered: World) -> None:
-        """L3: nodes of a backend whose adapter is away wait; the other backend's nodes get their pods."""
-        world = covered
-        absent = SimulatedFleet([make_node(f"a{number}", backend="absent") for number in range(8)])
-        host = await world.start_host(SimulatedAdapter("absent", absent))
-        await host.host.listed.wait()
-        await world.stop(host)
-        await world.apply(OTHER)
-        await world.until(
-            lambda: sorted(world.backend.nodes) == world.nodes_with(OTHER), "the others are covered"
-        )
-
-    async def test_a_template_that_no_pod_can_be_made_from(self, covered: World) -> None:
-        """L3: a set whose pods fail at once delays only itself."""
-        world = covered
-        annotations = b'{"metadata":{"annotations":{"simulated.everynode/fate":"fails"}},"spec":{}}'
-        await world.apply(replace(make_set("failing"), template=msgspec.Raw(annotations)))
-        failing = world.sets.popitem()
-        await world.apply(OTHER)
-        await world.until(
-            lambda: sorted(world.backend.nodes) == world.nodes_with(OTHER), "the others are covered"
-        )
-        assert failing[0].name == "failing"
+        await world.goes_on()

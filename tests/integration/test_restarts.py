@@ -44,6 +44,12 @@ async def in_the_middle(world: World, pods: int) -> None:
     await world.until(lambda: len(world.witness.created) >= pods, f"{pods} pods were made")
 
 
+async def until_connected(bus: JetStreamBus, *, wanted: bool) -> None:
+    """Wait until a connection is there, or is not."""
+    while bus.connected != wanted:  # noqa: ASYNC110 - the library sets no event for us
+        await asyncio.sleep(0.01)
+
+
 async def assert_sound(world: World, *, pods: int) -> None:
     """S1, S4, S5, L1, L2: exactly covered, nothing twice, nothing lost, nothing without a command, then silence."""
     await world.covered()
@@ -229,7 +235,28 @@ class TestHost:
 
 
 class TestReaders:
-    """Those who read slowly."""
+    """Those who read slowly, or when the server has gone."""
+
+    async def test_commands_that_came_before_the_connection_went(
+        self, own_bus: JetStreamBus, own_server: EmbeddedServer
+    ) -> None:
+        """S4: what was handed out already can be taken without a server, and nobody is kept busy by its absence."""
+        prefix = own_bus.subjects.prefix
+        ids = [f"{number:02}" for number in range(20)]
+        await own_bus.publish([Outgoing(f"{prefix}.command.b.n.0.{name}", b"x") for name in ids])
+        async with aclosing(own_bus.commands("b", len(ids))) as deliveries, asyncio.timeout(30):
+            taken = [(await anext(deliveries)).received]
+            await own_server.stop()
+            await until_connected(own_bus, wanted=False)
+            taken += [(await anext(deliveries)).received for _ in ids[1:]]
+            assert ids == [received.subject.split(".")[-1] for received in taken]
+            await own_server.start()
+            await until_connected(own_bus, wanted=True)
+            await own_bus.publish([Outgoing(f"{prefix}.command.b.n.0.later", b"x")])
+            async for delivery in deliveries:  # those that nobody acknowledged come again first
+                await delivery.ack()
+                if delivery.received.subject.endswith(".later"):
+                    break
 
     @pytest.mark.xfail(strict=True, reason="a heartbeat of a stalled consumer counts: following")
     async def test_a_reader_that_stood_still(

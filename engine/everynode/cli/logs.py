@@ -23,6 +23,10 @@ _LEVELS = {
 }
 
 
+# A traceback shows lines of code, never what variables held: pod templates are in them, and secrets in those.
+_WITHOUT_VALUES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
+
 class _CurrentStderr:
     """Whatever stderr is when a line is written: what is shown live takes it over while it is there."""
 
@@ -47,12 +51,13 @@ def configure(level: str, log_format: str) -> None:
     ]
     if log_format == "json":
         processors += [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_WITHOUT_VALUES),
             structlog.processors.JSONRenderer(),
         ]
     else:
         colors = stderr_is_terminal() and not os.environ.get("NO_COLOR")
-        processors.append(structlog.dev.ConsoleRenderer(colors=colors))
+        plain = structlog.dev.plain_traceback
+        processors.append(structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain))
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

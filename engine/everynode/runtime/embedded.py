@@ -29,6 +29,7 @@ PORT_DEFAULT = 4222
 LOCK_WAIT_MS = 3_000
 START_TIMEOUT_MS = 10_000
 START_POLL_MS = 10
+GREETING_TIMEOUT_MS = 500
 STOP_TIMEOUT_MS = 5_000
 PORT_TRIES_MAX = 5
 _PORT_TAKEN = "address already in use"
@@ -251,8 +252,9 @@ class EmbeddedServer:
         except OSError:
             return False
         try:
-            return self._server_name.encode() in await reader.readline()
-        except (OSError, ValueError):
+            async with asyncio.timeout(GREETING_TIMEOUT_MS / 1000):  # somebody else may say nothing
+                return self._server_name.encode() in await reader.readline()
+        except (OSError, ValueError):  # a time-out is an OSError
             return False
         finally:
             writer.close()

@@ -153,9 +153,7 @@ def test_version(everynode: Everynode) -> None:
     assert everynode("--version").out == everynode("version").out.splitlines(keepends=True)[0]
 
 
-@pytest.mark.parametrize(
-    "module", ["nats", "yaml", "structlog", "hypothesis", "pyroaring"]
-)
+@pytest.mark.parametrize("module", ["nats", "yaml", "structlog", "hypothesis", "pyroaring"])
 def test_version_imports_little(module: str) -> None:
     """A command imports only what it needs: asking for the version loads no client and no parser."""
     code = (

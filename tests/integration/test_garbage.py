@@ -31,7 +31,6 @@ STATE_KINDS = ("node", "pod", "daemonset", "revision", "status")
 
 
 TEMPLATE_LOST = known_bug("a host reads only the last message of a revision: runtime.templates")
-APPLY_RAISES = known_bug("apply compares with a template that it cannot read: runtime.applying")
 
 GARBAGE: dict[str, bytes] = {
     "nothing": b"",
@@ -153,9 +152,6 @@ class TestUnreadable:
             await world.publish(subject, b"x", {"Nats-Stream-Source": header})
         await world.goes_on()
 
-    @known_bug(
-        "STATE has nothing left after the garbage has expired, and nobody says the good again"
-    )
     async def test_garbage_that_expires(self, covered: World) -> None:
         """S8, L1: garbage that the server drops again takes nothing good with it."""
         world = covered
@@ -229,10 +225,7 @@ class TestBadSets:
 
     @pytest.mark.parametrize(
         "name",
-        [
-            pytest.param(name, marks=APPLY_RAISES if "number" in name or "text" in name else ())
-            for name in BAD_TEMPLATES
-        ],
+        [pytest.param(name) for name in BAD_TEMPLATES],
     )
     async def test_a_set_that_became_unusable(self, covered: World, name: str) -> None:
         """S8, L1: what was wanted last and can be used is what counts; applying again mends it."""

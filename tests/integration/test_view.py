@@ -131,7 +131,9 @@ class TestFold:
     def test_no_state(self) -> None:
         """A message that is no state is read and changes no table."""
         view = FleetView(SUBJECTS)
-        outcome = Outcome(id="1", namespace="n", daemonset="d", verb="create", result="done")
+        outcome = Outcome(
+            id="1", backend="b", namespace="n", daemonset="d", verb="create", result="done"
+        )
         assert view.fold(received(outcome, 3))
         assert (tables(view), view.sequence) == ((0, 0, 0, 0, 0), 3)
 

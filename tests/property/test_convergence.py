@@ -44,7 +44,10 @@ def fingerprint(fleet: FleetState) -> dict[object, object]:
             "pending": sorted(state.pending),
             "stranded": sorted(state.stranded),
             "revisions": sorted(state.revisions),
-            "window": state.slow_start.window(fleet.limits, fleet.now_ms),
+            "windows": {
+                backend: state.slow_starts[backend].window(fleet.limits, fleet.now_ms)
+                for backend in strategies.BACKENDS
+            },
             "status": compute_status(state),
             "reported": state.status,
             "proposal": proposal and (proposal.decision, proposal.others),

@@ -119,8 +119,8 @@ def messages() -> st.SearchStrategy[AnyMessage]:
             basis=wholes,
             at_ms=wholes,
             worker=names,
-            size=wholes,
-            window=wholes,
+            size=st.integers(0, 999),
+            windows=st.dictionaries(names, st.integers(1, 999), max_size=2),
             counts=counts,
         ),
         st.builds(

@@ -76,6 +76,41 @@ class TestConnection:
                 Connection(**wrong)
 
     @pytest.mark.parametrize(
+        "server",
+        [
+            *(
+                "",
+                "some text",
+                "nats://",
+                "http://host",
+                "ws://host",
+                "nats://host:99999",
+                "nats://host:0",
+            ),
+            *(
+                "nats://host:x",
+                "nats://a:b:c",
+                "nats://[::1",
+                "nats://host/path",
+                f"nats://{SECRET}@a b",
+            ),
+        ],
+    )
+    def test_impossible_server(self, server: str) -> None:
+        """What is no server's URL is refused by itself, whatever stands before it, and shows no secret."""
+        with pytest.raises(ConfigurationError, match=r"servers: '.*' is not the URL") as refused:
+            Connection(servers=("nats://host:4222", server))
+        assert SECRET not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        "server",
+        ["host", "host:1", "nats://h-1.example.org:65535/", "tls://[::1]:4222", "nats://a:b@h"],
+    )
+    def test_possible_server(self, server: str) -> None:
+        """A URL may leave out what has a default."""
+        assert (server,) == Connection(servers=(server,)).servers
+
+    @pytest.mark.parametrize(
         ("server", "shown"),
         [
             ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),

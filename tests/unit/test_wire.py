@@ -189,14 +189,14 @@ GOLDEN: dict[str, tuple[AnyMessage, str, bytes]] = {
             at_ms=8,
             worker="w",
             size=1,
-            window=2,
+            windows={"east": 2},
             counts=Counts(eligible=3, missing=1, creates=1),
             reasons=(ReasonCount(reason="missing", count=1),),
         ),
         "everynode.prod.decision.1.default.web",
         (
             b'{"v":1,"kind":"Decision","namespace":"default","daemonset":"web","daemonsetUid":"ds-1",'
-            b'"generation":1,"revision":"r1","basis":9,"atMs":8,"worker":"w","size":1,"window":2,'
+            b'"generation":1,"revision":"r1","basis":9,"atMs":8,"worker":"w","size":1,"windows":{"east":2},'
             b'"counts":{"eligible":3,"missing":1,"creates":1},"reasons":[{"reason":"missing","count":1}]}'
         ),
     ),
@@ -246,6 +246,7 @@ GOLDEN: dict[str, tuple[AnyMessage, str, bytes]] = {
     "Outcome": (
         Outcome(
             id="c1",
+            backend="east",
             namespace="default",
             daemonset="web",
             verb="create",
@@ -254,7 +255,7 @@ GOLDEN: dict[str, tuple[AnyMessage, str, bytes]] = {
         ),
         "everynode.prod.outcome.1.c1",
         (
-            b'{"v":1,"kind":"Outcome","id":"c1","namespace":"default","daemonset":"web","verb":"create",'
+            b'{"v":1,"kind":"Outcome","id":"c1","backend":"east","namespace":"default","daemonset":"web","verb":"create",'
             b'"result":"done","podUid":"p1"}'
         ),
     ),

@@ -6,11 +6,16 @@ all. An adapter carries commands out and answers each with an outcome.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from everynode.core.values import Message, Name, NodeKey, PodKey, SetKey, Value, Whole
+
+BATCH_MESSAGES_MAX = 1_000
+"""What nats-server takes as one atomic batch."""
+
+Window = Annotated[int, msgspec.Meta(ge=1, le=BATCH_MESSAGES_MAX)]
 
 Verb = Literal["create", "delete"]
 Result = Literal["done", "refused", "failed", "superseded"]
@@ -102,6 +107,7 @@ class Outcome(Message, frozen=True):
 
     Attributes:
         id: The command's id.
+        backend: The backend that was to carry it out.
         verb: What it asked for.
         result: ``done``: it is so now. ``refused``: the backend will never do it as asked. ``failed``: it
             was tried until the last try. ``superseded``: no longer wanted by the time it was looked at.
@@ -110,6 +116,7 @@ class Outcome(Message, frozen=True):
     """
 
     id: Name
+    backend: Name
     namespace: Name
     daemonset: Name
     verb: Verb
@@ -127,6 +134,7 @@ def outcome_of(command: Command, result: Result, message: str = "", pod_uid: str
     """Say what became of a command."""
     return Outcome(
         id=command.id,
+        backend=command.backend,
         namespace=command.namespace,
         daemonset=command.daemonset,
         verb="create" if isinstance(command, CreatePod) else "delete",
@@ -163,7 +171,7 @@ class Decision(Message, frozen=True):
         at_ms: Log time at the basis.
         worker: Who decided.
         size: How many messages follow it in its batch (a revision and the commands).
-        window: Slow start: how many creates may be pending at once, as of this decision.
+        windows: Slow start: for each backend, how many creates may be pending there, as of this decision.
         reasons: Why, sorted by reason.
     """
 
@@ -175,8 +183,8 @@ class Decision(Message, frozen=True):
     basis: Whole
     at_ms: Whole
     worker: Name
-    size: Whole
-    window: Whole
+    size: Annotated[int, msgspec.Meta(ge=0, lt=BATCH_MESSAGES_MAX)]
+    windows: dict[Name, Window]
     counts: Counts = Counts()
     reasons: tuple[ReasonCount, ...] = ()
 

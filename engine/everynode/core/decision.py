@@ -10,11 +10,21 @@ import heapq
 from collections import Counter
 from typing import NamedTuple
 
-from everynode.core.commands import Command, Counts, CreatePod, Decision, DeletePod, ReasonCount
+from pyroaring import BitMap
+
+from everynode.core.commands import (
+    BATCH_MESSAGES_MAX,
+    Command,
+    Counts,
+    CreatePod,
+    Decision,
+    DeletePod,
+    ReasonCount,
+)
 from everynode.core.eligibility import verdict
 from everynode.core.events import RevisionGone, RevisionRecorded, StatusGone
 from everynode.core.identity import command_id, pod_name
-from everynode.core.pacing import BATCH_MESSAGES_MAX
+from everynode.core.index import EMPTY
 from everynode.core.setstate import SetState, seniority
 from everynode.core.state import FleetState
 from everynode.core.values import Node, NodeKey, Pod, Revision, SetKey
@@ -123,12 +133,31 @@ def _record_revision(state: SetState) -> RevisionRecorded | None:
 
 
 def _creates(fleet: FleetState, state: SetState) -> list[Command]:
-    window = state.slow_start.window(fleet.limits, fleet.now_ms)
-    room = window - state.creates_pending
-    if room <= 0:
-        return []
-    ids = state.creates_backlog.first(state.missing, room, lambda item: fleet.index.node(item).key)
-    return [_create(fleet, state, fleet.index.node(node_id)) for node_id in ids]
+    creates: list[Command] = []
+    for backend, window in _windows(fleet, state).items():
+        room = window - state.creates_pending[backend]
+        room = min(room, fleet.limits.creates_max - len(creates))
+        if room > 0:
+            candidates = _on_backend(fleet, backend, state.missing)
+            ids = state.creates_backlogs[backend].first(candidates, room, fleet.index.key)
+            creates += [_create(fleet, state, fleet.index.node(node_id)) for node_id in ids]
+    return creates
+
+
+def _windows(fleet: FleetState, state: SetState) -> dict[str, int]:
+    """Return how many creates may be pending on each backend that has nodes."""
+    return {
+        backend: state.slow_starts[backend].window(fleet.limits, fleet.now_ms)
+        for backend in sorted(fleet.index.by_backend)
+    }
+
+
+def _on_backend(fleet: FleetState, backend: str, nodes: BitMap) -> BitMap:
+    """Return those of some nodes that belong to a backend; most fleets have only one."""
+    by_backend = fleet.index.by_backend
+    if len(by_backend) == 1 and backend in by_backend:
+        return nodes
+    return nodes & by_backend.get(backend, EMPTY)
 
 
 def _create(fleet: FleetState, state: SetState, node: Node) -> CreatePod:
@@ -158,16 +187,19 @@ def _create(fleet: FleetState, state: SetState, node: Node) -> CreatePod:
 
 
 def _deletes(fleet: FleetState, state: SetState) -> list[Command]:
-    room = fleet.limits.deletes_max - state.deletes_pending
-    if room <= 0:
-        return []
-    stranded = heapq.nsmallest(
-        room, (key for key in state.stranded if _may_touch(fleet, state, key))
-    )
-    ids = state.deletes_backlog.first(state.surplus, room, lambda item: fleet.index.node(item).key)
-    keys = [*stranded, *(fleet.index.node(node_id).key for node_id in ids)]
-    doomed = [(key, *pair) for key in keys for pair in victims(fleet, state, key)]
-    return [_delete(fleet, state, key, pod, reason) for key, pod, reason in doomed[:room]]
+    deletes: list[Command] = []
+    stranded = [key for key in state.stranded if _may_touch(fleet, state, key)]
+    for backend in sorted({*fleet.index.by_backend, *(key.backend for key in stranded)}):
+        room = fleet.limits.deletes_max - state.deletes_pending[backend]
+        room = min(room, fleet.limits.deletes_max - len(deletes))
+        if room > 0:
+            gone = heapq.nsmallest(room, (key for key in stranded if key.backend == backend))
+            candidates = _on_backend(fleet, backend, state.surplus)
+            ids = state.deletes_backlogs[backend].first(candidates, room, fleet.index.key)
+            keys = [*gone, *map(fleet.index.key, ids)]
+            doomed = [(key, *pair) for key in keys for pair in victims(fleet, state, key)]
+            deletes += [_delete(fleet, state, *each) for each in doomed[:room]]
+    return deletes
 
 
 def _may_touch(fleet: FleetState, state: SetState, key: NodeKey) -> bool:
@@ -253,7 +285,7 @@ def _decision(
         at_ms=fleet.now_ms,
         worker=worker,
         size=len(others),
-        window=state.slow_start.window(fleet.limits, fleet.now_ms),
+        windows=_windows(fleet, state),
         counts=Counts(
             eligible=len(state.eligible),
             occupied=len(state.occupied),

@@ -96,6 +96,14 @@ class NodeIndex:
             raise LookupError(message)
         return node
 
+    def key(self, node_id: int) -> NodeKey:
+        """Return the name of the node with this id.
+
+        Raises:
+            LookupError: No node has this id.
+        """
+        return self.node(node_id).key
+
     def named(self, name: str) -> BitMap:
         """Return the nodes of this name: at most one in each backend."""
         found = (self.ids.get(NodeKey(backend, name)) for backend in self.by_backend)

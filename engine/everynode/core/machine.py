@@ -63,6 +63,14 @@ class WorkerMachine:
         """The log was read up to here; what was not folded on the way does not concern this worker."""
         self.fleet.sequence = max(self.fleet.sequence, sequence)
 
+    def caught_up(self, sequence: int) -> None:
+        """The log was read to its end, which is here: no batch that was begun is still on its way in."""
+        self.passed(sequence)
+        for key, state in self.fleet.sets.items():
+            if state.blocked_until > sequence:
+                state.blocked_until = sequence
+                self.fleet.dirty.add(key)
+
     def proposals(self, count_max: int) -> list[Proposal]:
         """Decide for sets that something has happened to, at most ``count_max`` of them, in order.
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.errors import ConfigurationError
-
-BATCH_MESSAGES_MAX = 1_000
-"""What nats-server takes as one atomic batch."""
 
 WINDOW_START = 1
 RETRY_FIRST_MS = 1_000
@@ -23,8 +21,9 @@ class Limits(NamedTuple):
     """What a worker allows itself.
 
     Attributes:
-        creates_max: Creates that may be pending for one set (Kubernetes: BurstReplicas, 250).
-        deletes_max: Deletes that may be pending for one set.
+        creates_max: Creates that may be pending for one set on one backend, and the most that a decision has
+            (Kubernetes: BurstReplicas, 250). A backend that gives no answer holds up only its own.
+        deletes_max: Deletes, likewise.
         pending_ms: How long, in log time, a command counts as pending (Kubernetes: ExpectationsTimeout, 5 minutes).
         horizon_ms: How long, in log time, anything is remembered that STATE does not keep: a command, until it
             has expired and the wait after that is over.
@@ -72,11 +71,12 @@ class _Heard(NamedTuple):
 
 
 class SlowStart:
-    """How many creates of one set may be pending: 1, then one more for each that went well, 1 again after a failure.
+    """How many creates of one set may be pending on one backend.
 
-    A round trip of good outcomes doubles it, as Kubernetes' controller does with its batches
-    (pkg/controller/daemon/daemon_controller.go, syncNodes). The window travels in each decision; outcomes are
-    counted from the decision's basis on, by their place in the log: the order in which they are heard does not matter.
+    One, then one more for each that went well, one again after a failure. A round trip of good outcomes doubles
+    it, as Kubernetes' controller does with its batches (pkg/controller/daemon/daemon_controller.go, syncNodes). The
+    window travels in each decision; outcomes are counted from the decision's basis on, by their place in the log: the
+    order in which they are heard does not matter.
     """
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ older one never replaces a newer one.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -16,7 +17,7 @@ from everynode.core.commands import Command, CreatePod, Decision, Outcome
 from everynode.core.eligibility import Constraints
 from everynode.core.events import DaemonSetGone, PodGone
 from everynode.core.index import NodeIndex
-from everynode.core.pacing import BATCH_MESSAGES_MAX, Limits, SlowStart, retry_delay_ms
+from everynode.core.pacing import Limits, SlowStart, retry_delay_ms
 from everynode.core.placement import Backlog, place
 from everynode.core.values import DaemonSet, NodeKey, Pod, PodKey, Revision, SetKey, Status
 
@@ -76,6 +77,7 @@ class SetState:
         revisions: All recorded templates by hash.
         status: What was last reported.
         fence: Sequence of the last decision about this set that was folded.
+        slow_starts: How many creates may be pending on each backend.
         blocked_until: Nothing is proposed before the log was folded up to here (a batch is on its way in).
         eligible, tolerated: As ``placement`` says.
         held: Nodes with a pod that stands in the way of a new one: live, finished, or running but on its way out.
@@ -104,22 +106,23 @@ class SetState:
         self.status_sequence = 0
         self.fence = 0
         self.blocked_until = 0
-        self.slow_start = SlowStart()
+        self.slow_starts: defaultdict[str, SlowStart] = defaultdict(SlowStart)
         self.pods: dict[PodKey, KnownPod] = {}
         self.pods_on: dict[NodeKey, tuple[PodKey, ...]] = {}
         self.gone_pods: dict[PodKey, GonePod] = {}
         self.last_gone_on: dict[NodeKey, GonePod] = {}
         self.pending: dict[str, Pending] = {}
         self.pending_on: dict[NodeKey, tuple[str, ...]] = {}
-        self.creates_pending = 0
-        self.deletes_pending = 0
+        self.creates_pending: Counter[str] = Counter()
+        self.deletes_pending: Counter[str] = Counter()
         self.cooling_nodes: dict[NodeKey, Cooling] = {}
         self.failures: dict[str, Failure] = {}
         self.memories = 0
         self.touched: set[NodeKey] = set()
         self.journal_position = -1
         self.stranded: set[NodeKey] = set()
-        self.creates_backlog, self.deletes_backlog = Backlog(), Backlog()
+        self.creates_backlogs: defaultdict[str, Backlog] = defaultdict(Backlog)
+        self.deletes_backlogs: defaultdict[str, Backlog] = defaultdict(Backlog)
         self.eligible, self.tolerated = BitMap(), BitMap()
         self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
         self.busy, self.cooling = BitMap(), BitMap()
@@ -263,25 +266,23 @@ class SetState:
         self.touched.add(node)
 
     def _count_pending(self, command: Command, step: int) -> None:
-        if isinstance(command, CreatePod):
-            self.creates_pending += step
-        else:
-            self.deletes_pending += step
+        counter = self.creates_pending if isinstance(command, CreatePod) else self.deletes_pending
+        counter[command.backend] += step
 
     def decided(self, decision: Decision, sequence: int, time_ms: int) -> None:
         """Take in a decision from the log, ours or another worker's: it is the fence for the next one."""
         if sequence <= self.fence:
             return
         self.fence = sequence
-        size = min(decision.size, BATCH_MESSAGES_MAX)
-        self.blocked_until = max(self.blocked_until, sequence + size)
-        self.slow_start.decided(decision.window, decision.basis, time_ms)
+        self.blocked_until = max(self.blocked_until, sequence + decision.size)
+        for backend, window in decision.windows.items():
+            self.slow_starts[backend].decided(window, decision.basis, time_ms)
 
     def heard(self, outcome: Outcome, sequence: int, time_ms: int) -> None:
         """Take in what became of a command; if it did not work, its node is left alone for a while."""
         good = outcome.result == "done"
         if outcome.verb == "create" and outcome.result != "superseded":
-            self.slow_start.heard(sequence, time_ms, good=good)
+            self.slow_starts[outcome.backend].heard(sequence, time_ms, good=good)
         if not good:
             self.fail(outcome.id, time_ms)
 
@@ -352,8 +353,7 @@ class SetState:
         self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
         self.missing, self.surplus = BitMap(), BitMap()
         self.stranded = set()
-        self.creates_backlog.forget(everything)
-        self.deletes_backlog.forget(everything)
+        self._forget_backlogs(everything)
 
     def _replace(self, index: NodeIndex, changes: list[tuple[NodeKey, int]]) -> None:
         if not changes:
@@ -367,11 +367,14 @@ class SetState:
             placed = place(self.constraints, index, ids)
             self.eligible |= placed.eligible
             self.tolerated |= placed.tolerated
-        self.creates_backlog.forget(ids)
-        self.deletes_backlog.forget(ids)
+        self._forget_backlogs(ids)
         for key, _ in changes:
             if key in self.pods_on or key in self.pending_on or key in self.cooling_nodes:
                 self.touched.add(key)
+
+    def _forget_backlogs(self, ids: BitMap) -> None:
+        for backlog in (*self.creates_backlogs.values(), *self.deletes_backlogs.values()):
+            backlog.forget(ids)
 
     def _about_pods(self) -> tuple[BitMap, ...]:
         about_work = (self.held, self.occupied, self.excess, self.busy, self.cooling)

@@ -203,4 +203,8 @@ def _spec(daemonset: DaemonSet) -> dict[str, object]:
         for name in daemonset.__struct_fields__
         if name not in _OUTSIDE_SPEC
     }
-    return fields | {"template": canonical(daemonset.template)}
+    try:
+        template = canonical(daemonset.template)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        template = bytes(daemonset.template)  # whatever it is, what is wanted now is something else
+    return fields | {"template": template}

@@ -43,6 +43,7 @@ LOOKS_BACK_MAX = 32
 RETRY_FIRST_MS = 50
 RETRY_LAST_MS = 5_000
 TICK_INTERVAL_MS = 100
+SPOILED_MESSAGES_MAX = 1_000  # unusable messages that wait to be replaced by the last good ones
 
 
 @dataclass
@@ -108,6 +109,10 @@ class Worker:
         self._changed = asyncio.Event()
         self._writing = 0
         self._folded_at_ms = 0
+        self._spoiled: asyncio.Queue[Received] = asyncio.Queue(SPOILED_MESSAGES_MAX)
+        # Nodes and pods are said again by their adapter, statuses by the next report.
+        kinds = ("daemonset", "revision")
+        self._restated = tuple(f"{bus.subjects.prefix}.{kind}." for kind in kinds)
 
     async def run(self) -> None:
         """Work until cancelled; start again from STATE when the log is not what it was."""
@@ -170,15 +175,16 @@ class Worker:
             self._session = _Session(machine, position.end, group)
             group.create_task(self._report_statuses(machine))
             group.create_task(self._tick(machine))
+            group.create_task(self._restate())
             subjects = self._bus.subjects.followed_by_worker(shards)
             async for chunk in self._bus.follow(subjects, position.start):
                 for received in chunk:
                     self._fold(machine, received)
                 if chunk:
                     self._folded_at_ms = self._clock.now_ms()
-                if not chunk and not self.caught_up:
+                else:
                     # Nothing of ours is left before the end: what follows it is for others.
-                    machine.passed(position.end)
+                    machine.caught_up(max(machine.fleet.sequence, position.end))
                 self._decide()
                 self._notify()
 
@@ -222,8 +228,28 @@ class Worker:
         message = wire.decode_from(self._bus.subjects, received.subject, received.payload)
         take(Record(received.sequence, received.time_ms, message))
 
+    async def _restate(self) -> None:
+        """Say again what was last said well, where something that cannot be used has taken its place.
+
+        Else STATE would lose it: a worker that starts could find nothing there, once LOG has let go of the old.
+        """
+        while True:
+            spoiled = await self._spoiled.get()
+            try:
+                good = await last_good(self._bus, spoiled)
+                if good is not None:
+                    message = wire.decode_from(self._bus.subjects, good.subject, good.payload)
+                    await self._bus.publish_fenced([self._outgoing(message)], spoiled.sequence)
+                    log.info("said again", subject=spoiled.subject, sequence=good.sequence)
+            except StaleError:
+                pass  # somebody has said something since
+            except (UnavailableError, OutcomeUnknownError) as error:
+                log.warning("not said again", subject=spoiled.subject, reason=str(error))
+
     def _report_malformed(self, received: Received, error: RefusedError) -> None:
         self.counts.malformed += 1
+        if received.subject.startswith(self._restated) and not self._spoiled.full():
+            self._spoiled.put_nowait(received)
         log.warning(
             "message refused",
             subject=received.subject,

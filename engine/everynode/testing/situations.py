@@ -12,7 +12,7 @@ from msgspec import structs
 from everynode.core.commands import CreatePod, DeletePod, Outcome
 from everynode.core.pacing import Limits
 from everynode.core.values import DaemonSet, Node, Pod, SetKey
-from everynode.testing.builders import daemonset, node, pod
+from everynode.testing.builders import BACKEND, daemonset, node, pod
 from everynode.testing.world import World
 
 SET = SetKey("default", "agent")
@@ -26,6 +26,7 @@ def warmed(limits: Limits | None = None, creates_count: int = 300) -> World:
         world.write(
             Outcome(
                 id=f"earlier-{number}",
+                backend=BACKEND,
                 namespace=SET.namespace,
                 daemonset=SET.name,
                 verb="create",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.core.pacing import (
-    BATCH_MESSAGES_MAX,
     RETRY_LAST_MS,
     Limits,
     SlowStart,

@@ -49,7 +49,7 @@ def test_a_create_is_pending_until_its_pod_is_observed() -> None:
 
     state = known(world)
     assert not state.pending
-    assert (0, 0) == (state.creates_pending, state.deletes_pending)
+    assert (0, 0) == (state.creates_pending.total(), state.deletes_pending.total())
     assert asked(world) == NOTHING
 
 
@@ -91,7 +91,7 @@ def test_a_delete_is_pending_until_the_pod_is_on_its_way_out(leaves_slowly: bool
     """S4: seeing the pod leave settles the command; what has left is not deleted again."""
     world = situation(AGENT, [ONE], pods_on(ONE, 2))
     assert asked(world).deletes == [("node-0-1", "Duplicate")]
-    assert known(world).deletes_pending == 1
+    assert known(world).deletes_pending.total() == 1
     young = pods_on(ONE, 2)[1]
 
     if leaves_slowly:
@@ -100,7 +100,7 @@ def test_a_delete_is_pending_until_the_pod_is_on_its_way_out(leaves_slowly: bool
         world.remove_pod(young.key)
 
     assert not known(world).pending
-    assert known(world).deletes_pending == 0
+    assert known(world).deletes_pending.total() == 0
     assert asked(world) == NOTHING
 
 
@@ -124,7 +124,7 @@ def test_a_change_that_is_no_effect_settles_nothing() -> None:
 
     world.put_pod(structs.replace(pods_on(ONE, 2)[1], ready=False))
 
-    assert known(world).deletes_pending == 1
+    assert known(world).deletes_pending.total() == 1
     assert asked(world) == NOTHING
 
 

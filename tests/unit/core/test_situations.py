@@ -8,11 +8,13 @@ import pytest
 from msgspec import structs
 
 from everynode.core.events import NodeGone, Tick
+from everynode.core.pacing import Limits
 from everynode.core.values import Node, Pod
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import (
     AGENT,
     NOTHING,
+    SET,
     Asked,
     alike,
     asked,
@@ -354,3 +356,39 @@ def test_a_vanished_node_that_is_being_worked_on_is_left_alone() -> None:
     world.now_ms += 1_000
     world.write(Tick(shard=0, due_ms=0))
     assert asked(world).deletes == [("node-0-0", "NodeGone")]
+
+
+def test_a_backend_that_gives_no_answer_holds_up_only_its_own() -> None:
+    """L3, B1: limits count for each backend: creates and deletes that nobody carries out take no other's room."""
+    limits = Limits(creates_max=2, deletes_max=2)
+    silent = [node(f"a-{number}", backend="silent") for number in range(3)]
+    world = situation(AGENT, [*silent, *alike(3)], [], limits)
+    for _ in range(12):
+        world.decide()
+        world.queue.sort(key=lambda command: command.backend)  # east before silent
+        while world.queue and world.queue[0].backend == "east":
+            world.carry_out()
+    assert {running.node for running in world.pods.values()} == {"node-0", "node-1", "node-2"}
+
+    world.delete(SET)
+    for _ in range(12):
+        world.decide()
+        world.queue.sort(key=lambda command: command.backend)
+        while world.queue and world.queue[0].backend == "east":
+            world.carry_out()
+    assert world.pods == {}
+
+
+def test_a_decision_has_no_more_commands_than_its_limits() -> None:
+    """B1: with several backends a decision still fits into one batch."""
+    limits = Limits(creates_max=2, deletes_max=2)
+    nodes = [node(f"n-{number}", backend=each) for each in ("east", "west") for number in range(4)]
+    world = situation(AGENT, nodes, [], limits)
+
+    assert len(asked(world).creates) == 2
+    world.run()
+    world.delete(SET)
+
+    assert len(asked(world).deletes) == 2
+    world.run()
+    assert world.pods == {}

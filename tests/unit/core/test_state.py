@@ -27,7 +27,7 @@ from everynode.core.state import DUE_ENTRIES_MIN, JOURNAL_ENTRIES_MAX, Due, Flee
 from everynode.core.values import Message, NodeKey, Pod, Revision, SetKey, Status
 from everynode.errors import ConfigurationError, InvalidObjectError
 from everynode.testing.builders import daemonset, node, pod
-from everynode.testing.situations import AGENT, SET, asked, situation
+from everynode.testing.situations import AGENT, SET, alike, asked, situation
 
 HORIZON_MS = Limits().horizon_ms
 ONE = node("node-0")
@@ -82,14 +82,15 @@ def gone(running: Pod, uid: str = "") -> PodGone:
 
 def outcome(command_id: str, result: Any = "failed", verb: Any = "create") -> Outcome:
     """Make an outcome of a command of the set."""
-    return Outcome(id=command_id, namespace="default", daemonset="agent", verb=verb, result=result)
+    about = {"backend": "east", "namespace": "default", "daemonset": "agent"}
+    return Outcome(id=command_id, **about, verb=verb, result=result)
 
 
 def decision(size: int = 1, window: int = 1) -> Decision:
     """Make a decision about the set."""
     about: dict[str, Any] = {"namespace": "default", "daemonset": "agent"}
     about |= {"daemonset_uid": "uid-agent", "revision": "r", "worker": "w"}
-    return Decision(**about, generation=1, basis=0, at_ms=0, size=size, window=window)
+    return Decision(**about, generation=1, basis=0, at_ms=0, size=size, windows={"east": window})
 
 
 SET_GONE = DaemonSetGone(namespace="default", name="agent", uid="uid-agent")
@@ -145,7 +146,7 @@ def facts(fleet: FleetState) -> object:
         [
             (
                 *(state.daemonset, state.gone, state.status, state.fence, state.blocked_until),
-                state.slow_start.window(fleet.limits, fleet.now_ms),
+                state.slow_starts["east"].window(fleet.limits, fleet.now_ms),
                 *(sorted(state.pods.items()), sorted(state.revisions.items())),
                 *(sorted(state.pending), sorted(state.cooling_nodes.items())),
             )
@@ -453,11 +454,18 @@ def test_an_expired_command_is_not_pending() -> None:
 
 
 def test_a_decision_cannot_block_a_set_for_ever() -> None:
-    """S8: a decision that claims an endless batch blocks its set no longer than a batch can be."""
-    reader = Reader()
-    reader.read(decision(size=10**12))
+    """S8: a decision that claims more than came with it blocks its set until the log has been read to its end."""
+    world = situation(AGENT, alike(1), [])
+    world.apply(structs.replace(AGENT, name="other", uid="uid-other"))
+    world.run()
+    world.remove_pod(min(world.pods))
+    world.write(decision(size=900))
+    world.read(world.worker)
+    assert world.worker.proposals(10) == []
 
-    assert reader.fleet.sets[SET].blocked_until == 1_001
+    world.worker.caught_up(len(world.log))
+
+    assert [SET] == [proposal.key for proposal in world.worker.proposals(10)]
 
 
 def test_an_unknown_kind_of_message_only_moves_the_clock() -> None:

@@ -121,7 +121,13 @@ def test_live_and_finished(phase: str, deleting: bool, finished: bool, live: boo
 def test_an_outcome_says_what_was_asked_for() -> None:
     """The verb comes from the command."""
     assert outcome_of(CREATE, "done", "made", pod_uid="u") == Outcome(
-        **ABOUT_SET, id="id-1", verb="create", result="done", message="made", pod_uid="u"
+        **ABOUT_SET,
+        id="id-1",
+        backend="east",
+        verb="create",
+        result="done",
+        message="made",
+        pod_uid="u",
     )
     assert outcome_of(DELETE, "refused", "no").verb == "delete"
 
@@ -143,7 +149,7 @@ def test_names_have_limits(name: str) -> None:
         (DaemonSet, {"updateStrategy": {"type": "Recreate"}}),
         (Pod, {"phase": "Lost"}),
         (Pod, {"readySinceMs": -1}),
-        (Decision, {"window": -1}),
+        (Decision, {"size": 1000}),
         (Outcome, {"result": "maybe"}),
     ],
 )

@@ -13,6 +13,9 @@ from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.errors import ConfigurationError
 
 WINDOW_START = 1
+UNSEEN_MS_MAX = 30_000
+"""How long after a command is said to be done its effect may take to be observed; then it is looked at afresh."""
+
 RETRY_FIRST_MS = 1_000
 RETRY_LAST_MS = 120_000
 

@@ -17,7 +17,7 @@ from everynode.core.commands import Command, CreatePod, Decision, Outcome
 from everynode.core.eligibility import Constraints
 from everynode.core.events import DaemonSetGone, PodGone
 from everynode.core.index import NodeIndex
-from everynode.core.pacing import Limits, SlowStart, retry_delay_ms
+from everynode.core.pacing import UNSEEN_MS_MAX, Limits, SlowStart, retry_delay_ms
 from everynode.core.placement import Backlog, place
 from everynode.core.values import DaemonSet, NodeKey, Pod, PodKey, Revision, SetKey, Status
 
@@ -39,10 +39,15 @@ class GonePod(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A command whose effect has not been observed yet."""
+    """A command whose effect has not been observed yet.
+
+    Attributes:
+        due_ms: Log time from which on it is not waited for any longer.
+    """
 
     command: Command
     sequence: int
+    due_ms: int
 
 
 class Cooling(NamedTuple):
@@ -242,7 +247,7 @@ class SetState:
 
     def issue(self, command: Command, sequence: int) -> None:
         """Take in a command from the log: it is pending until its effect is observed, it fails or expires."""
-        pending = Pending(command, sequence)
+        pending = Pending(command, sequence, command.expires_ms)
         node = command.node_key
         failure = self.failures.get(command.id)
         if failure is not None and failure.sequence >= sequence:
@@ -285,6 +290,9 @@ class SetState:
             self.slow_starts[outcome.backend].heard(sequence, time_ms, good=good)
         if not good:
             self.fail(outcome.id, time_ms)
+        elif (pending := self.pending.get(outcome.id)) is not None:
+            due_ms = min(pending.due_ms, time_ms + UNSEEN_MS_MAX)
+            self.pending[outcome.id] = pending._replace(due_ms=due_ms)
 
     def fail(self, command_id: str, time_ms: int) -> None:
         """Stop waiting for a command that did not work by now, or was not heard of in time."""
@@ -292,7 +300,7 @@ class SetState:
         if pending is None:
             return
         self.settle(command_id)
-        command, sequence = pending
+        command, sequence, _ = pending
         node = command.node_key
         self.failures[command_id] = Failure(node, sequence)
         known = self.cooling_nodes.get(node)

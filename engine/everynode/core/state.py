@@ -121,6 +121,8 @@ class FleetState:
             self.now_ms = record.time_ms
             self._come_due()
         self._take_in(record)
+        if self._due and self._due[0].time_ms <= self.now_ms:
+            self._come_due()  # what was due before it was heard of
 
     def load(self, record: Record) -> None:
         """Take in a message that STATE kept: as ``fold``, but it says nothing about the time it is now."""
@@ -295,8 +297,13 @@ class FleetState:
         state = self._set(outcome.set_key)
         pending = state.pending.get(outcome.id)
         state.heard(outcome, sequence, time_ms)
-        if pending is not None:
-            self._await_retry(state, pending.command.node_key)
+        if pending is None:
+            return
+        node, waiting = pending.command.node_key, state.pending.get(outcome.id)
+        if waiting is None:
+            self._await_retry(state, node)
+        else:
+            self._await(Due(waiting.due_ms, state.key, node, outcome.id))
 
     def _status_reported(self, message: StatusReported, sequence: int) -> None:
         key = message.status.set_key
@@ -337,9 +344,7 @@ class FleetState:
             self._await(Due(at_ms, state.key, pod.node_key, ""))
 
     def _await_retry(self, state: SetState, node: NodeKey) -> None:
-        cooling = state.cooling_nodes.get(node)
-        if cooling is not None:
-            self._await(Due(cooling.retry_ms, state.key, node, ""))
+        self._await(Due(state.cooling_nodes[node].retry_ms, state.key, node, ""))
 
     def _come_due(self) -> None:
         """Do what time alone brings about, up to ``now_ms``."""
@@ -364,7 +369,7 @@ class FleetState:
             return False
         if due.command_id:
             pending = state.pending.get(due.command_id)
-            return pending is not None and pending.command.expires_ms == due.time_ms
+            return pending is not None and pending.due_ms == due.time_ms
         return state.asks_for(due.node, due.time_ms)
 
     def _forget(self, old: _Remembered) -> None:

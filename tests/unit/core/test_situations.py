@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from everynode.core.commands import CreatePod, outcome_of
 from everynode.core.events import NodeGone, Tick
-from everynode.core.pacing import Limits
+from everynode.core.pacing import UNSEEN_MS_MAX, Limits
+from everynode.core.state import Record
 from everynode.core.values import Node, Pod
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import (
@@ -392,3 +394,56 @@ def test_a_decision_has_no_more_commands_than_its_limits() -> None:
     assert len(asked(world).deletes) == 2
     world.run()
     assert world.pods == {}
+
+
+def test_what_is_done_and_never_seen_is_looked_at_afresh() -> None:
+    """L1: a create that is said to be done and whose pod nobody observes holds a place for half a minute."""
+    world = situation(AGENT, [ONE], [])
+    (first,) = world.decide()
+    command = first.others[-1]
+    assert isinstance(command, CreatePod)
+    world.queue.clear()
+    world.write(outcome_of(command, "done"))
+    world.now_ms += UNSEEN_MS_MAX - 1
+    world.write(Tick(shard=0, due_ms=0))
+    assert asked(world) == NOTHING
+
+    due = world.worker.due()
+    assert due is not None
+    assert due.time_ms == world.now_ms + 1
+    world.now_ms += 1
+    world.write(Tick(shard=0, due_ms=0))
+    assert asked(world) == NOTHING  # the node rests, as after any failure
+
+    world.now_ms += 1_000
+    world.write(Tick(shard=0, due_ms=0))
+    assert asked(world).creates == [ONE.name]
+    (again,) = world.queue
+    assert isinstance(again, CreatePod)
+    assert (again.pod, again.attempt) == (command.pod, 1)
+
+
+def test_what_is_seen_after_it_is_done_is_not_due() -> None:
+    """L2: nothing is left to wait for when the pod is observed after the outcome."""
+    world = situation(AGENT, [ONE], [])
+    world.decide()
+    world.carry_out()
+    world.read(world.worker)
+
+    assert world.worker.due() is None
+
+
+def test_what_was_due_before_it_was_heard_of_is_done_at_once() -> None:
+    """S4: an outcome that is read late counts from when the log took it in, as if it had been read in time."""
+    world = situation(AGENT, [ONE], [])
+    (first,) = world.decide()
+    command = first.others[-1]
+    assert isinstance(command, CreatePod)
+    fleet = world.worker.fleet
+    heard_ms = fleet.now_ms
+    fleet.fold(Record(900, heard_ms + UNSEEN_MS_MAX, Tick(shard=0, due_ms=0)))
+    assert fleet.sets[SET].pending
+
+    fleet.fold(Record(899, heard_ms, outcome_of(command, "done")))
+
+    assert fleet.sets[SET].pending == {}

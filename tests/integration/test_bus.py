@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
+from structlog.testing import capture_logs
 
 from everynode.errors import (
     InvariantError,
@@ -414,6 +415,19 @@ class TestBeside:
                 await other.announce(f"{bus.subjects.prefix}.alive", payload)
             async with asyncio.timeout(DEADLINE_SECONDS):
                 assert [await heard.get(), await heard.get()] == [b"1", b"2"]
+
+    async def test_failure_in_the_log(self, bus: JetStreamBus) -> None:
+        """Where a handler failed is logged as text, so that no log shows the values of its variables."""
+
+        async def fail(_: bytes) -> bytes:
+            raise ValueError("on purpose")
+
+        await bus.serve(f"{bus.subjects.prefix}.ask", fail)
+        with capture_logs() as entries, pytest.raises(UnavailableError):
+            await bus.request(f"{bus.subjects.prefix}.ask", b"", 200)
+        (entry,) = [entry for entry in entries if entry["event"] == "request not answered"]
+        assert "ValueError: on purpose" in entry["traceback"]
+        assert "exc_info" not in entry
 
     async def test_after_a_restart(
         self, own_server: EmbeddedServer, own_bus: JetStreamBus, until: Until

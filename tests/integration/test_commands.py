@@ -9,6 +9,7 @@ import pytest
 from everynode.ports import Delivery, Outgoing
 from everynode.runtime import delivering
 from everynode.runtime.embedded import EmbeddedServer
+from everynode.runtime.execution import ExecutionLimits
 from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.runtime.settings import Connection
 
@@ -120,6 +121,10 @@ class TestDelivery:
                 await asyncio.sleep(0.05)
             assert [number(delivery) for delivery in again.result()] == [number(lost)]
             await slow.ack()
+
+    def test_who_works_long_says_so_in_time(self) -> None:
+        """A host says that it is still working at least twice before the log gives up waiting (S4)."""
+        assert ExecutionLimits().progress_interval_ms * 2 < delivering.ACK_WAIT_MS
 
     async def test_shared(self, bus: JetStreamBus, connection: Connection) -> None:
         """Two who ask share the commands: each goes to one of them (S4)."""

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
-from tests.integration.support_world import BACKEND, World, known_bug, make_node, make_set
+from tests.integration.support_world import BACKEND, World, make_node, make_set
 
 from everynode import wire
 from everynode.core.events import (
@@ -29,8 +29,6 @@ NEVER_MS = 2**62
 KINDS = tuple(kind.name for kind in wire.KINDS)
 STATE_KINDS = ("node", "pod", "daemonset", "revision", "status")
 
-
-TEMPLATE_LOST = known_bug("a host reads only the last message of a revision: runtime.templates")
 
 GARBAGE: dict[str, bytes] = {
     "nothing": b"",
@@ -84,10 +82,7 @@ def subjects_in_use(world: World) -> dict[str, str]:
 class TestUnreadable:
     """Messages that cannot be used at all."""
 
-    @pytest.mark.parametrize(
-        "kind",
-        [pytest.param(k, marks=TEMPLATE_LOST if k == "revision" else ()) for k in KINDS],
-    )
+    @pytest.mark.parametrize("kind", KINDS)
     async def test_it_is_reported_and_changes_nothing(self, covered: World, kind: str) -> None:
         """S8, L3: each is reported with subject and place, nothing is lost by it, and all goes on, then and later."""
         world = covered
@@ -107,7 +102,6 @@ class TestUnreadable:
         assert set(world.backend.nodes) == {key.name for key in view.nodes}
         assert set(world.sets) == set(view.daemonsets) == set(view.statuses)
 
-    @TEMPLATE_LOST
     async def test_everything_at_once(self, covered: World) -> None:
         """S8, L3, L2: garbage on a subject of each kind keeps nobody busy: it is silent afterwards."""
         world = covered
@@ -163,7 +157,6 @@ class TestUnreadable:
         world.add_nodes(1)
         await world.covered()
 
-    @TEMPLATE_LOST
     async def test_garbage_in_the_place_of_a_template(self, covered: World) -> None:
         """S8, L1: pods are made from the last good template, also by a host that has just started."""
         world = covered

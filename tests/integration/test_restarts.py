@@ -258,7 +258,6 @@ class TestReaders:
                 if delivery.received.subject.endswith(".later"):
                     break
 
-    @pytest.mark.xfail(strict=True, reason="a heartbeat of a stalled consumer counts: following")
     async def test_a_reader_that_stood_still(
         self, own_bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -364,7 +363,6 @@ class TestLog:
         await world.covered()
         assert 11 == len(world.witness.created)
 
-    @pytest.mark.xfail(strict=True, reason="LOG is made anew beside STATE: runtime.streams")
     async def test_the_log_is_not_made_anew_beside_an_older_state(self, own_world: World) -> None:
         """L1: STATE would be ahead of the log for ever, so this is refused; removing STATE too helps."""
         world = own_world

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from everynode.errors import ConfigurationError
+from everynode.ports import Outgoing
 from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.runtime.settings import Connection, StreamSettings
 from everynode.runtime.streams import (
@@ -42,6 +43,63 @@ async def test_state_absent(bus: JetStreamBus, connection: Connection, fleet: st
         await connect(connection, fleet)
     async with await connect(connection, fleet, create=StreamSettings()) as again:
         assert (await again.describe()).state_messages == 0
+
+
+class TestOrigin:
+    """Whether STATE came out of the LOG that is there."""
+
+    async def filled(self, bus: JetStreamBus, count: int) -> None:
+        """Put so many messages into LOG, and wait until STATE has the last one."""
+        subject = f"{bus.subjects.prefix}.node.b.n"
+        await bus.publish([Outgoing(subject, b"%d" % number) for number in range(count)])
+
+        async def full() -> bool:
+            kept = await bus._message(state_name(bus.subjects.fleet), {"last_by_subj": ">"})
+            return kept is not None and kept.payload == b"%d" % (count - 1)
+
+        async with asyncio.timeout(10):
+            while not await full():  # noqa: ASYNC110 - a server cannot set an event here
+                await asyncio.sleep(0.01)
+
+    async def test_log_missing(self, bus: JetStreamBus, connection: Connection, fleet: str) -> None:
+        """No LOG is made beside a STATE that is there; with STATE gone too, the fleet begins anew."""
+        await self.filled(bus, 3)
+        await bus._link.call(f"STREAM.DELETE.{log_name(fleet)}")
+        with pytest.raises(ConfigurationError, match=f"{state_name(fleet)} .*does not exist.*rm "):
+            await connect(connection, fleet, create=SMALL)
+        with pytest.raises(ConfigurationError, match=f"fleet {fleet} does not exist"):
+            await connect(connection, fleet)
+        await bus._link.call(f"STREAM.DELETE.{state_name(fleet)}")
+        async with await connect(connection, fleet, create=SMALL) as again:
+            await self.filled(again, 1)
+
+    async def test_log_made_by_hand(
+        self, bus: JetStreamBus, connection: Connection, fleet: str
+    ) -> None:
+        """A LOG that is behind what STATE was filled from is not taken for STATE's own."""
+        await self.filled(bus, 3)
+        await bus._link.call(f"STREAM.DELETE.{log_name(fleet)}")
+        await bus._link.call(f"STREAM.CREATE.{log_name(fleet)}", log_config(bus.subjects, SMALL))
+        with pytest.raises(ConfigurationError, match="filled up to 3, and LOG ends at 0"):
+            await connect(connection, fleet, create=SMALL)
+
+    async def test_log_emptied(self, bus: JetStreamBus, connection: Connection, fleet: str) -> None:
+        """A LOG that has let go of everything goes on counting: it is STATE's own."""
+        await self.filled(bus, 3)
+        await bus._link.call(f"STREAM.PURGE.{log_name(fleet)}", {})
+        async with await connect(connection, fleet, create=StreamSettings()) as again:
+            assert 0 == (await again.describe()).messages
+            await self.filled(again, 5)
+
+    async def test_state_made_anew(
+        self, bus: JetStreamBus, connection: Connection, fleet: str
+    ) -> None:
+        """A STATE that is absent is made anew and filled from LOG."""
+        await self.filled(bus, 3)
+        await bus._link.call(f"STREAM.DELETE.{state_name(fleet)}")
+        async with await connect(connection, fleet, create=StreamSettings()) as again:
+            await self.filled(again, 4)
+            assert 1 == (await again.describe()).state_messages
 
 
 async def test_described(connection: Connection, fleet: str) -> None:

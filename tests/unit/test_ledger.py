@@ -41,6 +41,12 @@ def said(ledger: Ledger, fact: Fact) -> int:
     return ledger.said(fact, SUBJECTS.of(fact))
 
 
+def observed(ledger: Ledger, fact: Fact) -> None:
+    """Say what the adapter has said."""
+    said(ledger, fact)
+    ledger.witnessed(fact)
+
+
 class TestComparing:
     """What differs from the log."""
 
@@ -83,17 +89,17 @@ class TestReadingBack:
         subject = SUBJECTS.of(READY)
         version = said(ledger, READY)
         assert not ledger.is_news(read_back(READY, 7))
-        assert ledger.stored(subject, version, 7) is None
+        assert ledger.stored(READY, subject, version, 7) is None
 
         version = said(ledger, NOT_READY)
-        assert ledger.stored(subject, version, 8) is None
+        assert ledger.stored(NOT_READY, subject, version, 8) is None
         assert not ledger.is_news(read_back(NOT_READY, 8))
 
     def test_nothing_is_kept_of_what_was_read_back(self, ledger: Ledger) -> None:
         """B1: what it remembers of its own messages are those that it has not read back yet."""
         for number in range(3):
             fact = NodeObserved(node=replace(NODE, name=f"n{number}"))
-            ledger.stored(SUBJECTS.of(fact), said(ledger, fact), number + 1)
+            ledger.stored(fact, SUBJECTS.of(fact), said(ledger, fact), number + 1)
             assert not ledger.is_news(read_back(fact, number + 1))
         assert len(ledger._said) == 0
 
@@ -102,16 +108,16 @@ class TestReadingBack:
         first = said(ledger, READY)
         second = said(ledger, NOT_READY)
         subject = SUBJECTS.of(READY)
-        assert ledger.stored(subject, first, 1) is None
+        assert ledger.stored(READY, subject, first, 1) is None
         assert not ledger.is_news(read_back(READY, 1))
-        assert ledger.stored(subject, second, 2) is None
+        assert ledger.stored(READY, subject, second, 2) is None
         assert ledger.differs(READY)
         assert not ledger.differs(NOT_READY)
 
     def test_what_someone_else_wrote_later_counts(self, ledger: Ledger) -> None:
         """A message with a higher sequence than ours is what the log says."""
         version = said(ledger, READY)
-        ledger.stored(SUBJECTS.of(READY), version, 7)
+        ledger.stored(READY, SUBJECTS.of(READY), version, 7)
         theirs = read_back(NOT_READY, 8)
         assert ledger.is_news(theirs)
         assert ledger.fold(NOT_READY, theirs)
@@ -124,13 +130,13 @@ class TestReadingBack:
         version = said(ledger, READY)
         theirs = read_back(NOT_READY, 8)
         assert not ledger.is_news(theirs)
-        assert ledger.stored(SUBJECTS.of(READY), version, 7) == theirs
+        assert ledger.stored(READY, SUBJECTS.of(READY), version, 7) == theirs
 
     def test_what_someone_else_wrote_earlier_does_not(self, ledger: Ledger) -> None:
         """Ours comes after it in the log."""
         version = said(ledger, READY)
         assert not ledger.is_news(read_back(NOT_READY, 6))
-        assert ledger.stored(SUBJECTS.of(READY), version, 7) is None
+        assert ledger.stored(READY, SUBJECTS.of(READY), version, 7) is None
         assert not ledger.differs(READY)
 
     def test_someone_else_saying_the_same_is_no_dispute(self, ledger: Ledger) -> None:
@@ -153,12 +159,30 @@ class TestSpoiled:
     def test_what_is_known_is_to_be_said_again(self, ledger: Ledger) -> None:
         """It differs from what the log says, and is no longer after it was said."""
         ledger.fold(READY, read_back(READY, 1))
-        ledger.spoil(read_back(READY, 2)._replace(payload=b"garbage"))
-        assert list(ledger.spoiled_facts()) == [READY]
+        assert ledger.spoil(read_back(READY, 2)._replace(payload=b"garbage")) == READY
         assert ledger.differs(READY)
         said(ledger, READY)
-        assert list(ledger.spoiled_facts()) == []
         assert not ledger.differs(READY)
+
+    def test_a_pod_with_a_strange_name(self, ledger: Ledger) -> None:
+        """It is found by its subject, however that is written."""
+        pod = PodObserved(pod=replace(POD, namespace="a.b", name="ü ~>*%2E"))
+        ledger.fold(pod, read_back(pod, 1))
+        assert ledger.spoil(read_back(pod, 2)) == pod
+        assert ledger.differs(pod)
+
+    def test_garbage_elsewhere_is_not_remembered(self, ledger: Ledger) -> None:
+        """B1: only subjects of what is known are, so there are never more of them than nodes and pods."""
+        said(ledger, PodObserved(pod=POD))
+        known = SUBJECTS.of(PodObserved(pod=POD))
+        shard = known.split(".")[3]
+        other_shard = str((int(shard) + 1) % SUBJECTS.shards)
+        subjects = [f"{SUBJECTS.prefix}.node.b.n{number}" for number in range(100)]
+        subjects += [known.replace(f".{shard}.", f".{other_shard}.", 1), f"{known}.x"]
+        subjects += [f"{SUBJECTS.prefix}.node", f"{SUBJECTS.prefix}.node.%", f"{SUBJECTS.prefix}.x"]
+        for subject in subjects:
+            assert ledger.spoil(Received(1, 0, subject, b"x")) is None
+        assert ledger.spoiled == set()
 
     def test_a_usable_message_ends_it(self, ledger: Ledger) -> None:
         """Whoever wrote it."""
@@ -190,9 +214,9 @@ class TestPlaces:
         """Until it is observed, or given up."""
         ledger.expect(POD.key, PLACE)
         assert ledger.neighbours(PLACE, "new") == [POD.key]
-        assert ledger.expected() == [POD.key]
-        said(ledger, PodObserved(pod=POD))
-        assert ledger.expected() == []
+        assert list(ledger.awaited()) == [POD.key]
+        observed(ledger, PodObserved(pod=POD))
+        assert ledger.awaited() == {}
         assert ledger.neighbours(PLACE, "new") == [POD.key]
 
     def test_a_created_pod_that_never_shows_is_given_up(self, ledger: Ledger) -> None:
@@ -200,9 +224,100 @@ class TestPlaces:
         other = PodKey("b", "ns", "other")
         ledger.expect(POD.key, PLACE)
         ledger.expect(other, PLACE)
-        said(ledger, PodObserved(pod=POD))
-        ledger.give_up([POD.key, other])
+        awaited = ledger.awaited()
+        observed(ledger, PodObserved(pod=POD))
+        ledger.give_up(awaited)
         assert ledger.neighbours(PLACE, "new") == [POD.key]
+
+    def test_a_pod_created_anew_under_a_name_counts_whatever_is_heard_of_the_one_before(
+        self, ledger: Ledger
+    ) -> None:
+        """S1: the end of the first one, observed late, does not free the place of the second one."""
+        said(ledger, PodObserved(pod=POD))
+        ledger.expect(POD.key, PLACE, "another")
+        observed(ledger, PodObserved(pod=replace(POD, deleting=True)))
+        observed(ledger, pod_gone(POD, ""))
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+        assert ledger.is_awaited(POD.key)
+        observed(ledger, PodObserved(pod=replace(POD, uid="another")))
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+        assert not ledger.is_awaited(POD.key)
+
+    @pytest.mark.parametrize(
+        "untrue",
+        [
+            pod_gone(POD, "a lie"),
+            PodObserved(pod=replace(POD, deleting=True)),
+            PodObserved(pod=replace(POD, phase="Failed")),
+            PodObserved(pod=replace(POD, node="elsewhere")),
+        ],
+    )
+    def test_what_others_say_frees_no_place(self, ledger: Ledger, untrue: Fact) -> None:
+        """S1: only the adapter's word does, or a list that began after it."""
+        said(ledger, PodObserved(pod=POD))
+        before = ledger.awaited()
+        assert ledger.fold(untrue, read_back(untrue, 9))
+        assert ledger.is_awaited(POD.key)
+        ledger.give_up(before)
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+        ledger.give_up(ledger.awaited())
+        assert ledger.neighbours(PLACE, "new") == []
+
+    def test_a_list_gives_up_only_what_was_awaited_when_it_began(self, ledger: Ledger) -> None:
+        """S1: another lie while it is read counts until the next list."""
+        end = pod_gone(POD, "a lie")
+        said(ledger, PodObserved(pod=POD))
+        ledger.fold(end, read_back(end, 8))
+        awaited = ledger.awaited()
+        observed(ledger, PodObserved(pod=POD))
+        ledger.stored(PodObserved(pod=POD), SUBJECTS.of(end), 2, 9)
+        ledger.fold(end, read_back(end, 10))
+        ledger.give_up(awaited)
+        assert ledger.neighbours(PLACE, "new") == [POD.key]
+
+    def test_what_others_say_is_so_once_the_adapter_says_it_too(self, ledger: Ledger) -> None:
+        """Although the log says it already."""
+        end = pod_gone(POD, "")
+        said(ledger, PodObserved(pod=POD))
+        ledger.fold(end, read_back(end, 9))
+        assert not ledger.differs(end)
+        ledger.witnessed(end)
+        assert ledger.neighbours(PLACE, "new") == []
+
+
+class TestGone:
+    """Which pods have gone, and when."""
+
+    def test_a_pod_has_gone_since_what_is_older_than_its_end(self, ledger: Ledger) -> None:
+        """S1: whoever wrote it, also if a pod of that name came again."""
+        end = pod_gone(POD, "")
+        said(ledger, PodObserved(pod=POD))
+        assert not ledger.has_gone_since(POD.key, 1)
+        ledger.fold(end, read_back(end, 9))
+        said(ledger, PodObserved(pod=POD))
+        assert ledger.has_gone_since(POD.key, 8)
+        assert not ledger.has_gone_since(POD.key, 10)
+
+    def test_an_end_that_is_on_its_way_to_the_log(self, ledger: Ledger) -> None:
+        """S1: it comes after everything that is there now."""
+        end = pod_gone(POD, "")
+        said(ledger, PodObserved(pod=POD))
+        version = said(ledger, end)
+        assert ledger.has_gone_since(POD.key, 1_000)
+        ledger.stored(end, SUBJECTS.of(end), version, 9)
+        assert ledger.has_gone_since(POD.key, 8)
+        assert not ledger.has_gone_since(POD.key, 1_000)
+
+    def test_only_so_many_are_remembered(self) -> None:
+        """B1, S1: what is older than the ends that were forgotten counts as too old, for any pod."""
+        ledger = Ledger("b", SUBJECTS, gone_remembered_max=3)
+        for number in range(1, 6):
+            end = pod_gone(replace(POD, name=f"p{number}"), "")
+            ledger.fold(end, read_back(end, number))
+        assert [False, True] == [ledger.has_gone_since(POD.key, place) for place in (2, 1)]
+        fourth = PodKey("b", "ns", "p4")
+        assert [False, True] == [ledger.has_gone_since(fourth, place) for place in (4, 3)]
+        assert len(ledger._gone_pods._sequences) == 3
 
 
 def test_a_node_of_another_uid_is_news(ledger: Ledger) -> None:

@@ -53,7 +53,7 @@ class ExecutionLimits:
         retry_first_ms: How long to wait after the first try; twice as long after each further one.
         retry_last_ms: The longest wait.
         progress_interval_ms: How often the log hears that commands are still being worked on.
-        outcomes_remembered_max: Outcomes by which a repeated command is answered without another call.
+        outcomes_remembered_max: Outcomes by which a command that comes again is answered without another call.
     """
 
     in_flight_max: int = 2_048
@@ -62,8 +62,12 @@ class ExecutionLimits:
     tries_max: int = 5
     retry_first_ms: int = 500
     retry_last_ms: int = 30_000
-    progress_interval_ms: int = 10_000
+    progress_interval_ms: int = 3_000  # the log waits for 10 s: delivering.ACK_WAIT_MS
     outcomes_remembered_max: int = 10_000
+
+
+_Message = tuple[int, str]
+"""Sequence and id of a command. What is decided again, long after, has the same id and is to be carried out again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +77,11 @@ class _Task:
     delivery: Delivery
     command: Command
     place: Place
+
+    @property
+    def message(self) -> _Message:
+        """Tells it from another one of the same id; when it comes again, it is the same."""
+        return self.delivery.received.sequence, self.command.id
 
 
 class Execution:
@@ -112,7 +121,7 @@ class Execution:
         self._queue: asyncio.Queue[_Task] = asyncio.Queue(limits.in_flight_max)
         self._busy: dict[Place, deque[_Task]] = {}
         self._in_hand: set[_Task] = set()
-        self._answered: OrderedDict[str, Outcome] = OrderedDict()
+        self._answered: OrderedDict[_Message, Outcome] = OrderedDict()
         self._to_acknowledge: list[_Task] = []
         self._stored = asyncio.Event()
 
@@ -178,7 +187,7 @@ class Execution:
 
     async def _try(self, task: _Task) -> None:
         """Carry out one command and answer it, or see to it that it comes again."""
-        known = self._answered.get(task.command.id)
+        known = self._answered.get(task.message)
         if known is not None:
             self._counts.repeated += 1
             self._answer(task, known)
@@ -206,7 +215,7 @@ class Execution:
         if self._logbook.time_ms() >= command.expires_ms:
             return outcome_of(command, "superseded", "it has expired")
         if isinstance(command, CreatePod):
-            objection = await self._objection(command, task.place)
+            objection = await self._objection(command, task)
             if objection:
                 return outcome_of(command, "superseded", objection)
             command = replace(command, template=await self._templates.of(command))
@@ -215,21 +224,26 @@ class Execution:
         if outcome.id != command.id:
             raise InvariantError(f"the adapter answered command {command.id} with {outcome.id}")
         if outcome.result == "done" and isinstance(command, CreatePod):
-            self._ledger.expect(command.pod_key, task.place)
+            self._ledger.expect(command.pod_key, task.place, outcome.pod_uid)
         return outcome
 
-    async def _objection(self, command: CreatePod, place: Place) -> str:
+    async def _objection(self, command: CreatePod, task: _Task) -> str:
         """Say why a create is no longer wanted; empty if it is.
 
-        A command may be handed out late, when its node has another pod by now: S1 is kept here too.
+        A command may be handed out late, when its pod has come and gone or its node has another one: S1 is kept here.
+
+        Raises:
+            UnavailableError: It is not known whether the node has a pod: a list is to say so.
         """
-        neighbours = self._ledger.neighbours(place, command.pod)
+        if self._ledger.has_gone_since(command.pod_key, task.delivery.received.sequence):
+            return f"pod {command.pod} has gone since this was decided"
+        neighbours = self._ledger.neighbours(task.place, command.pod)
         for key in neighbours:
-            pod = self._ledger.pods.get(key)
-            if pod is None:
+            if self._ledger.is_awaited(key):
                 self._doubt()
-                raise UnavailableError(f"pod {key.name} was created there and not observed yet")
-            if len(neighbours) > command.slot or pod.revision == command.revision:
+                raise UnavailableError(f"pod {key.name} may be there, and is not observed yet")
+            revision = self._ledger.pods[key].revision
+            if len(neighbours) > command.slot or revision == command.revision:
                 return f"node {command.node} has pod {key.name} already"
         node = self._ledger.nodes.get(command.node_key)
         uid = node.uid if node is not None else await self._uid_on_the_log(command)
@@ -281,7 +295,7 @@ class Execution:
         """Put the outcome on its way to the log; once it is there, the command is acknowledged."""
         if len(outcome.message) > REASON_LENGTH_MAX:
             outcome = replace(outcome, message=outcome.message[:REASON_LENGTH_MAX])
-        self._remember(outcome)
+        self._remember(task, outcome)
         subject = self._bus.subjects.of(outcome)
 
         def stored(_: int) -> None:
@@ -290,8 +304,8 @@ class Execution:
 
         self._logbook.outbox.put(Outgoing(subject, wire.encode(outcome)), stored)
 
-    def _remember(self, outcome: Outcome) -> None:
-        self._answered[outcome.id] = outcome
+    def _remember(self, task: _Task, outcome: Outcome) -> None:
+        self._answered[task.message] = outcome
         if len(self._answered) > self._limits.outcomes_remembered_max:
             self._answered.popitem(last=False)
 

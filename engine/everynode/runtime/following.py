@@ -319,11 +319,12 @@ class Follower:
         return chunk if chunk or (alive and self._sound) else None
 
     async def _control(self, message: Msg, headers: dict[str, str]) -> bool:
-        """Answer what the consumer says about itself; whether it is a sign of life."""
+        """Answer what the consumer says about itself; whether it says that there is nothing more to come."""
         if headers.get("Status") != "100":
             self._doubt(headers.get("Description", "an unknown message"))
             return False
-        asked = message.reply or headers.get("Nats-Consumer-Stalled")
+        stalled = headers.get("Nats-Consumer-Stalled")  # it has more, and waits for our word
+        asked = message.reply or stalled
         if asked:  # all that came before is handed out, so the server may send more
             try:
                 await self._link.publish(asked)
@@ -334,7 +335,7 @@ class Follower:
         if sent is not None and int(sent) != self._consumer_sequence:
             self._doubt("lost messages")
             return False
-        return sent is not None
+        return sent is not None and stalled is None
 
     def _doubt(self, reason: str) -> None:
         self._sound = False

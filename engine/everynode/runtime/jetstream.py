@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from everynode.errors import EverynodeError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Outgoing, Received
 from everynode.runtime.delivering import CommandConsumer, CommandDelivery
+from everynode.runtime.failures import traceback_of
 from everynode.runtime.following import Delivered, Follower, milliseconds
 from everynode.runtime.link import ApiRefusal, Link
 from everynode.runtime.publishing import Publisher
@@ -242,8 +243,9 @@ class JetStreamBus:
                     await self._link.publish(message.reply, answer)
             except EverynodeError as error:
                 log.warning("request not answered", subject=subject, error=str(error))
-            except Exception:
-                log.exception("request not answered", subject=subject)
+            except Exception as error:  # noqa: BLE001 - a bug in a handler stops nobody else (L3)
+                trace = traceback_of(error)
+                log.error("request not answered", subject=subject, traceback=trace)  # noqa: TRY400 - see failures
 
         await self._link.serve(subject, receive)
 

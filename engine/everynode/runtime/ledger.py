@@ -3,13 +3,14 @@
 Kept by ``runtime.host``, which publishes only what differs from it; adapters see it as their ``View``. It knows nothing
 of the bus: messages are handed to it. The log is read back some time after it was written, and someone else may write
 to the same subject: for each subject the message with the highest sequence counts, and as long as one of our own is on
-its way, that one does.
+its way, that one does. Only where a pod may be made, nobody's word but the adapter's counts: see ``neighbours``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from everynode import wire
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
@@ -19,12 +20,75 @@ from everynode.ports import Received
 Key = NodeKey | PodKey
 Fact = NodeObserved | NodeGone | PodObserved | PodGone
 
+GONE_PODS_REMEMBERED_MAX = 100_000
+"""Pods of which is remembered when they went. One more is forgotten, with all creates that are older than its end."""
+
 
 class Place(NamedTuple):
     """Where a set may have one live pod: a node, and the set's uid."""
 
     node: NodeKey
     owner_uid: str
+
+
+class Awaited(NamedTuple):
+    """A pod that may be there, whatever the log says, until the adapter has spoken.
+
+    Attributes:
+        place: Where.
+        uid: Which pod it is; empty if that is not known.
+    """
+
+    place: Place
+    uid: str
+
+
+class _Places:
+    """Which pods have which place."""
+
+    def __init__(self) -> None:
+        self._place_of: dict[PodKey, Place] = {}
+        self._pods_at: dict[Place, set[PodKey]] = {}
+
+    def put(self, pod: PodKey, place: Place) -> None:
+        self.drop(pod)
+        self._place_of[pod] = place
+        self._pods_at.setdefault(place, set()).add(pod)
+
+    def drop(self, pod: PodKey) -> None:
+        place = self._place_of.pop(pod, None)
+        if place is None:
+            return
+        pods = self._pods_at[place]
+        pods.discard(pod)
+        if not pods:
+            del self._pods_at[place]
+
+    def at(self, place: Place) -> Iterator[PodKey]:
+        return iter(self._pods_at.get(place, ()))
+
+
+class _GonePods:
+    """When pods went, the last so many of them; ``forgotten`` is when the last one went that is no longer known."""
+
+    def __init__(self, remembered_max: int) -> None:
+        self._remembered_max = remembered_max
+        self._sequences: dict[PodKey, int] = {}  # the one that went longest ago first
+        self._on_their_way: set[PodKey] = set()  # what the outbox still has to store
+        self._forgotten = 0
+
+    def said(self, pod: PodKey) -> None:
+        self._on_their_way.add(pod)
+
+    def stored(self, pod: PodKey, sequence: int) -> None:
+        self._on_their_way.discard(pod)
+        self._sequences[pod] = max(sequence, self._sequences.pop(pod, 0))
+        if len(self._sequences) > self._remembered_max:
+            longest_ago = next(iter(self._sequences))
+            self._forgotten = max(self._forgotten, self._sequences.pop(longest_ago))
+
+    def after(self, pod: PodKey, sequence: int) -> bool:
+        return pod in self._on_their_way or self._sequences.get(pod, self._forgotten) > sequence
 
 
 class _Said:
@@ -50,19 +114,27 @@ class Ledger:
     Args:
         backend: The backend.
         subjects: The fleet's subjects.
+        gone_remembered_max: Of how many pods is remembered when they went.
     """
 
-    def __init__(self, backend: str, subjects: wire.Subjects) -> None:
+    def __init__(
+        self,
+        backend: str,
+        subjects: wire.Subjects,
+        gone_remembered_max: int = GONE_PODS_REMEMBERED_MAX,
+    ) -> None:
         """Begin empty."""
         self.backend = backend
         self.nodes: dict[NodeKey, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
         self.spoiled: set[str] = set()
-        """Subjects whose last message cannot be used: whatever is observed there differs from it."""
+        """Subjects of what is known whose last message cannot be used: whatever is observed there differs from it."""
         self._subjects = subjects
         self._said: dict[str, _Said] = {}
-        self._pods_at: dict[Place, set[PodKey]] = {}
-        self._expected: dict[PodKey, Place] = {}  # they stand in _pods_at, and not in pods
+        self._places = _Places()
+        self._awaited: dict[PodKey, Awaited] = {}
+        self._awaited_places = _Places()
+        self._gone_pods = _GonePods(gone_remembered_max)
 
     # --- comparing ----------------------------------------------------------------------------------------------------
 
@@ -91,14 +163,15 @@ class Ledger:
     def neighbours(self, place: Place, name: str) -> list[PodKey]:
         """Name the live pods of a set on a node, other than the one of this name, in order.
 
-        Those that were just created count before they are observed.
+        Those count as well of which the adapter has not said whether they are there: see ``is_awaited``.
         """
-        neighbours = []
-        for key in self._pods_at.get(place, ()):
-            pod = self.pods.get(key)
-            if key.name != name and (pod is None or pod.live):
-                neighbours.append(key)
-        return sorted(neighbours)
+        neighbours = {key for key in self._places.at(place) if self.pods[key].live}
+        neighbours.update(self._awaited_places.at(place))
+        return sorted(key for key in neighbours if key.name != name)
+
+    def has_gone_since(self, pod: PodKey, sequence: int) -> bool:
+        """Say whether a pod of this name went after this place in the log, or may have: that was long ago."""
+        return self._gone_pods.after(pod, sequence)
 
     # --- our own messages ---------------------------------------------------------------------------------------------
 
@@ -110,11 +183,15 @@ class Ledger:
         ours.version += 1
         ours.sequence = 0
         self.spoiled.discard(subject)
+        if isinstance(fact, PodGone):
+            self._gone_pods.said(fact.key)
         self._put(fact)
         return ours.version
 
-    def stored(self, subject: str, version: int, sequence: int) -> Received | None:
+    def stored(self, fact: Fact, subject: str, version: int, sequence: int) -> Received | None:
         """Note that the log has it; returns what was read back meanwhile and came after it, for ``fold``."""
+        if isinstance(fact, PodGone):
+            self._gone_pods.stored(fact.key, sequence)
         ours = self._said.get(subject)
         if ours is None or ours.version != version:
             return None
@@ -143,42 +220,86 @@ class Ledger:
         """Take in a message that is news; returns whether it says something else than was known."""
         self.spoiled.discard(received.subject)
         if isinstance(fact, PodGone):
+            self._gone_pods.stored(fact.key, received.sequence)
             known = self.pods.get(fact.key)
             if known is not None and known.set_key != fact.set_key:
                 return False  # the name went over to another set, whose pods are on another subject
         changed = self.differs(fact)
+        if changed and isinstance(fact, PodObserved | PodGone):
+            self._keep(fact.pod.key if isinstance(fact, PodObserved) else fact.key)
         self._put(fact)
         return changed
 
-    def spoil(self, received: Received) -> None:
-        """Take in a message that cannot be used: what was known before stands, but is to be said again."""
-        self.spoiled.add(received.subject)
+    def spoil(self, received: Received) -> Fact | None:
+        """Take in a message that cannot be used; returns what was known before: it stands, and is to be said again.
 
-    def spoiled_facts(self) -> Iterable[Fact]:
-        """Return what is known about subjects whose last message cannot be used."""
-        if not self.spoiled:
-            return []
-        facts: list[Fact] = [NodeObserved(node=node) for node in self.nodes.values()]
-        facts += [PodObserved(pod=pod) for pod in self.pods.values()]
-        return [fact for fact in facts if self._subjects.of(fact) in self.spoiled]
+        Where nothing was known there is nothing to remember, however much garbage there is.
+        """
+        known = self._known_on(received.subject)
+        if known is not None:
+            self.spoiled.add(received.subject)
+        return known
 
-    # --- pods that are known before they are observed -----------------------------------------------------------------
+    def _known_on(self, subject: str) -> Fact | None:
+        _, _, kind, *tokens = subject.split(".")
+        parts = [unquote(token) for token in tokens]
+        fact: Fact | None = None
+        if kind == "node" and len(parts) == len(NodeKey._fields):
+            node = self.nodes.get(NodeKey(*parts))
+            fact = None if node is None else NodeObserved(node=node)
+        elif kind == "pod" and len(parts) == 1 + len(PodKey._fields):  # the shard comes first
+            pod = self.pods.get(PodKey(*parts[1:]))
+            fact = None if pod is None else PodObserved(pod=pod)
+        return fact if fact is not None and self._subjects.of(fact) == subject else None
 
-    def expect(self, pod: PodKey, place: Place) -> None:
+    # --- pods of which the adapter has not said yet whether they are there --------------------------------------------
+
+    def expect(self, pod: PodKey, place: Place, uid: str = "") -> None:
         """Note that a pod was created, until it is observed or a list ends that does not know it."""
-        if pod not in self.pods:
-            self._expected[pod] = place
-            self._pods_at.setdefault(place, set()).add(pod)
+        known = self.pods.get(pod)
+        if known is None or (uid and known.uid != uid):
+            self._await(pod, Awaited(place, uid))
 
-    def expected(self) -> list[PodKey]:
-        """Name the pods that were created and not observed yet."""
-        return list(self._expected)
+    def _keep(self, pod: PodKey) -> None:
+        """Somebody else says of a pod that it is gone, or not what it was: its place is not free for that."""
+        known = self.pods.get(pod)
+        if known is not None and known.live and pod not in self._awaited:
+            self._await(pod, Awaited(place_of(known), known.uid))
 
-    def give_up(self, pods: Iterable[PodKey]) -> None:
-        """Expect these no longer."""
-        for pod in pods:
-            if pod in self._expected:
-                self._forget_pod(pod)
+    def _await(self, pod: PodKey, awaited: Awaited) -> None:
+        self._awaited[pod] = awaited
+        self._awaited_places.put(pod, awaited.place)
+
+    def is_awaited(self, pod: PodKey) -> bool:
+        """Say whether a pod may be there, of which the adapter has not said so yet, or is to say so again."""
+        return pod in self._awaited
+
+    def awaited(self) -> dict[PodKey, Awaited]:
+        """Return all such pods, for ``give_up`` once a list has ended that begins now."""
+        return dict(self._awaited)
+
+    def witnessed(self, fact: Fact) -> None:
+        """Note that the adapter itself has said this, new or not; of an earlier pod of that name it does not count."""
+        match fact:
+            case PodObserved(pod=pod):
+                key, uid = pod.key, pod.uid
+            case PodGone():
+                key, uid = fact.key, fact.uid
+            case _:
+                return
+        awaited = self._awaited.get(key)
+        if awaited is not None and awaited.uid in {"", uid}:
+            self._drop_awaited(key)
+
+    def give_up(self, pods: Mapping[PodKey, Awaited]) -> None:
+        """Expect these no longer, except where there was reason for it anew."""
+        for pod, awaited in pods.items():
+            if self._awaited.get(pod) is awaited:
+                self._drop_awaited(pod)
+
+    def _drop_awaited(self, pod: PodKey) -> None:
+        del self._awaited[pod]
+        self._awaited_places.drop(pod)
 
     # --- inner --------------------------------------------------------------------------------------------------------
 
@@ -189,23 +310,11 @@ class Ledger:
             case NodeGone():
                 self.nodes.pop(fact.key, None)
             case PodObserved(pod=pod):
-                self._forget_pod(pod.key)
                 self.pods[pod.key] = pod
-                self._pods_at.setdefault(place_of(pod), set()).add(pod.key)
+                self._places.put(pod.key, place_of(pod))
             case PodGone():
-                self._forget_pod(fact.key)
-
-    def _forget_pod(self, key: PodKey) -> None:
-        place = self._expected.pop(key, None)
-        pod = self.pods.pop(key, None)
-        if pod is not None:
-            place = place_of(pod)
-        if place is None:
-            return
-        neighbours = self._pods_at[place]
-        neighbours.discard(key)
-        if not neighbours:
-            del self._pods_at[place]
+                self.pods.pop(fact.key, None)
+                self._places.drop(fact.key)
 
 
 def place_of(pod: Pod) -> Place:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import random
 import re
 import ssl
@@ -357,7 +359,7 @@ class Link:
             return ConfigurationError(
                 f"TLS with NATS at {shown}: {error}; check tls_ca and tls_cert"
             )
-        return UnavailableError(f"NATS at {shown} cannot be reached: {error!r}")
+        return UnavailableError(f"NATS at {shown} cannot be reached: {_in_words(error)}")
 
     def _wake(self) -> None:
         for event in self._watchers:
@@ -369,6 +371,25 @@ class Link:
 
     async def _on_closed(self) -> None:
         self._lost.set()
+
+
+def _in_words(error: Exception) -> str:
+    """Say for a person what went wrong, without Python's names for it."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return f"{os.strerror(errno.ECONNREFUSED)}: is nats-server running there?"
+    # A host with several addresses has failed once for each, and the numbers are in the text only.
+    numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
+    if numbers == {errno.ECONNREFUSED}:
+        return _in_words(ConnectionRefusedError())
+    if numbers:
+        return ", ".join(os.strerror(number) for number in sorted(numbers))
+    return (
+        getattr(error, "strerror", None)
+        or str(error).removeprefix("nats: ")
+        or type(error).__name__
+    )
 
 
 def _version_of(client: Client) -> str:

@@ -124,9 +124,9 @@ class Logbook:
         """Take in what someone else wrote; what cannot be read is written anew as it was known."""
         fact = self._read(received)
         if fact is None:
-            self.ledger.spoil(received)
-            for known in self.ledger.spoiled_facts():
-                self.publish(known)
+            known = self.ledger.spoil(received)
+            if known is not None:
+                self._say(known)
         elif self.ledger.fold(fact, received) and self.caught_up.is_set():
             log.info("someone else wrote about this backend", subject=received.subject)
             self._disputed()
@@ -157,13 +157,17 @@ class Logbook:
         await self.outbox.run()
 
     def publish(self, fact: Fact) -> None:
-        """Put a fact on its way to the log, if it says something new."""
+        """Put what the adapter said on its way to the log, if it says something new."""
+        self._say(fact)
+        self.ledger.witnessed(fact)
+
+    def _say(self, fact: Fact) -> None:
         if not self.ledger.differs(fact):
             self._counts.suppressed += 1
             return
         renounced = self.ledger.renounced_by(fact)
         if renounced is not None:
-            self.publish(renounced)
+            self._say(renounced)
         try:
             self._check_backend(fact)
             subject = self._bus.subjects.of(fact)
@@ -176,7 +180,7 @@ class Logbook:
         ttl_seconds = self._bus.tombstone_ttl_seconds if is_tombstone else None
         version = self.ledger.said(fact, subject)
         self._counts.published += 1
-        stored = partial(self._stored, subject, version)
+        stored = partial(self._stored, fact, subject, version)
         self.outbox.put(Outgoing(subject, payload, ttl_seconds), stored)
 
     def _check_backend(self, fact: Fact) -> None:
@@ -190,7 +194,7 @@ class Logbook:
         if backend != self._backend:
             raise RefusedError(f"the adapter of {self._backend} observed something of {backend!r}")
 
-    def _stored(self, subject: str, version: int, sequence: int) -> None:
-        later = self.ledger.stored(subject, version, sequence)
+    def _stored(self, fact: Fact, subject: str, version: int, sequence: int) -> None:
+        later = self.ledger.stored(fact, subject, version, sequence)
         if later is not None:
             self._take_news(later)

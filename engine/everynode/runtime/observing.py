@@ -20,7 +20,7 @@ from everynode.errors import UnavailableError
 from everynode.ports import Adapter, Clock, ListBegun, ListEnded, Observation
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.failures import traceback_of
-from everynode.runtime.ledger import node_gone, pod_gone
+from everynode.runtime.ledger import Awaited, node_gone, pod_gone
 from everynode.runtime.listing import Listing
 from everynode.runtime.logbook import Logbook
 
@@ -80,7 +80,7 @@ class Observer:
         self._counts = counts
         self._nodes: Listing[NodeKey] = Listing()
         self._pods: Listing[PodKey] = Listing()
-        self._expected: list[PodKey] = []
+        self._awaited: dict[PodKey, Awaited] = {}
         self._lists_ended = asyncio.Event()
         self._doubted = asyncio.Event()
         self._relist_in_ms = 0
@@ -187,7 +187,7 @@ class Observer:
                 self._nodes.begin()
             case ListBegun():
                 self._pods.begin()
-                self._expected = logbook.ledger.expected()
+                self._awaited = logbook.ledger.awaited()
             case ListEnded(kind="nodes"):
                 self._end_nodes(logbook)
             case ListEnded():
@@ -202,9 +202,12 @@ class Observer:
     def _end_pods(self, logbook: Logbook) -> None:
         """Take what the list of pods did not name for gone, unless the list of nodes was not believed either."""
         known = logbook.ledger.pods
-        logbook.ledger.give_up(self._expected)
         for key in self._pods.end(known, hold=not self._nodes.complete):
             logbook.publish(pod_gone(known[key], NOT_LISTED))
+        if (
+            self._pods.complete
+        ):  # a list that is not believed does not say either that nothing was created
+            logbook.ledger.give_up(self._awaited)
         self._report_doubt("pods", self._pods.doubted_count, len(known))
         self._lists_ended.set()
         if self._complete:

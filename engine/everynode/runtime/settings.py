@@ -7,6 +7,7 @@ opens a connection, and nothing here may show a secret in its text form.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,11 @@ LOG_MAX_BYTES = 10 * 1024**3
 REPLICAS = 1
 SHARDS = 16
 SHARDS_MAX = 1_024
+
+_SERVER = re.compile(
+    r"((nats|tls)://)?(\S*@)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(%\w+)?\])(:(?P<port>[0-9]{1,5}))?/?"
+)
+_PORT_MAX = 65_535
 
 _TEXT_VARIABLES = {
     "user": "EVERYNODE_NATS_USER",
@@ -70,6 +76,14 @@ class Connection:
             raise ConfigurationError(
                 "servers: name at least one NATS server, such as " + SERVER_DEFAULT
             )
+        for server in self.servers:
+            match = _SERVER.fullmatch(server)
+            if match is None or not 1 <= int(match["port"] or 1) <= _PORT_MAX:
+                message = (
+                    f"servers: {_without_user(server)!r} is not the URL of a NATS server; "
+                    f"write nats://HOST:PORT or tls://HOST:PORT, such as {SERVER_DEFAULT}"
+                )
+                raise ConfigurationError(message)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigurationError("tls_cert and tls_key go together: name both or neither")
         for name in _PATH_VARIABLES:
@@ -97,7 +111,7 @@ class Connection:
             environment: The variables.
 
         Raises:
-            ConfigurationError: A file does not exist, or only half of a pair is given.
+            ConfigurationError: A URL is none, a file does not exist, or only half of a pair is given.
         """
         found: dict[str, Any] = {}
         if environment.get("EVERYNODE_NATS"):

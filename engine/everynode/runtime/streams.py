@@ -8,7 +8,9 @@ a difference is reported, and a person decides.
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
+import re
 from typing import Any
 
 import structlog
@@ -26,6 +28,7 @@ from everynode.wire import SCHEMA_VERSION, Subjects
 
 STREAM_NOT_FOUND = 10059
 STREAM_NAME_IN_USE = 10058
+MESSAGE_NOT_FOUND = 10037
 STORAGE_INSUFFICIENT = frozenset({10023, 10047, 10028, 10104})
 JETSTREAM_DISABLED = frozenset({10039, 10076})
 
@@ -103,21 +106,28 @@ async def open_streams(
         The fleet's subjects, and LOG's settings as the server has them.
 
     Raises:
-        ConfigurationError: The fleet does not exist, or a stream differs from what is needed.
+        ConfigurationError: The fleet does not exist, a stream differs from what is needed, or, with ``create``,
+            STATE was filled from another LOG.
         UnavailableError: The server did not answer.
     """
     chosen = create or StreamSettings()
+    # STATE first: LOG is made before it, so a STATE without LOG is never one that someone makes right now.
+    state = await stream_config(link, state_name(fleet))
     found = await stream_config(link, log_name(fleet))
     if found is None and create is None:
         message = f"fleet {fleet} does not exist on this server: `everynode fleet create {fleet}` makes it"
         raise ConfigurationError(message)
     subjects = Subjects(fleet, _shards_of(fleet, found) if found else chosen.shards or SHARDS)
     if found is None:
+        if state is not None:
+            raise _left_behind(fleet, "LOG does not exist any more")
         found = await _create(link, log_config(subjects, chosen))
     if chosen.shards is not None and chosen.shards != subjects.shards:
         raise _difference(log_name(fleet), "shards", chosen.shards, subjects.shards)
     compare(log_config(subjects, chosen), found, _left_open(chosen, with_limits=True))
     await _open_state(link, subjects, chosen, make=create is not None)
+    if create is not None:
+        await _check_origin(link, fleet)
     return subjects, found
 
 
@@ -135,6 +145,36 @@ async def _open_state(
     if found is None:
         found = await _create(link, wanted)
     compare(wanted, found, _left_open(chosen, with_limits=False))
+
+
+async def _check_origin(link: Link, fleet: str) -> None:
+    """Refuse a STATE that came out of another LOG: it would take in nothing until this one has grown past that."""
+    kept = await _last_origin(link, state_name(fleet))
+    last = (await link.call(f"STREAM.INFO.{log_name(fleet)}"))["state"]["last_seq"]
+    if kept > last:
+        raise _left_behind(fleet, f"it is filled up to {kept}, and LOG ends at {last}")
+
+
+async def _last_origin(link: Link, state: str) -> int:
+    """Say where in LOG STATE's last message came from; 0 if it has none."""
+    try:
+        stored = (await link.call(f"STREAM.MSG.GET.{state}", {"last_by_subj": ">"}))["message"]
+    except ApiRefusal as refusal:
+        if refusal.code == MESSAGE_NOT_FOUND:
+            return 0
+        raise _refused(state, refusal) from refusal
+    headers = base64.b64decode(stored.get("hdrs") or "").decode(errors="replace")
+    source = re.search(r"^Nats-Stream-Source: *\S+ (\d+)", headers, flags=re.MULTILINE)
+    return int(source[1]) if source else 0
+
+
+def _left_behind(fleet: str, reason: str) -> ConfigurationError:
+    state = state_name(fleet)
+    return ConfigurationError(
+        f"stream {state} was filled from an earlier LOG ({reason}) and would take in nothing from a new one: "
+        "nothing was changed; put back the LOG that belongs to it, or use another fleet name or data directory, "
+        f"or remove it too (`nats stream rm {state}`), create the fleet again and apply its DaemonSets anew"
+    )
 
 
 async def stream_config(link: Link, name: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Pod templates by revision, for commands that say only which one.
 
 Used by ``runtime.execution``. A revision is named by its content and never changes, so what was read once is kept; what
-does not have the content that its name says is not used.
+does not have the content that its name says is not used, and what was said before it is.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from everynode.core.commands import CreatePod
 from everynode.core.events import RevisionRecorded
 from everynode.core.identity import revision_hash
 from everynode.errors import MalformedMessageError, UnavailableError
-from everynode.ports import Bus
+from everynode.ports import Received
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.view import last_good
 
 TEMPLATES_REMEMBERED_MAX = 256
+LOOKS_BACK_MAX = 8  # messages of a revision that can be read, the last ones
 
 
 class Templates:
@@ -31,7 +34,10 @@ class Templates:
     """
 
     def __init__(
-        self, bus: Bus, subjects: wire.Subjects, remembered_max: int = TEMPLATES_REMEMBERED_MAX
+        self,
+        bus: JetStreamBus,
+        subjects: wire.Subjects,
+        remembered_max: int = TEMPLATES_REMEMBERED_MAX,
     ) -> None:
         """Begin empty."""
         self._bus = bus
@@ -60,18 +66,30 @@ class Templates:
             return known
 
     async def _read(self, subject: str, command: CreatePod) -> msgspec.Raw:
+        """Read it from the last message that has it; what others put in its place does not count."""
         what = f"revision {command.revision} of {command.set_key}"
         received = await self._bus.last(subject)
-        if received is None:
-            raise UnavailableError(f"{what}: the log does not have it")
-        try:
-            message = wire.decode_from(self._subjects, subject, received.payload)
-            if not isinstance(message, RevisionRecorded):
-                raise UnavailableError(f"{what}: it has been removed")
-            template = message.revision.template
-            sound = revision_hash(template) == command.revision
-        except (MalformedMessageError, msgspec.DecodeError) as error:
-            raise UnavailableError(f"{what}: it cannot be read: {error}") from error
-        if not sound:
-            raise UnavailableError(f"{what}: its template is not what its name says")
+        reason = "the log does not have it"
+        for _ in range(LOOKS_BACK_MAX):
+            if received is None:
+                break
+            try:
+                return self._template_in(received, command)
+            except (
+                MalformedMessageError,
+                msgspec.DecodeError,
+                UnicodeError,
+                RecursionError,
+            ) as error:
+                reason = str(error)
+            received = await last_good(self._bus, received)
+        raise UnavailableError(f"{what}: {reason}")
+
+    def _template_in(self, received: Received, command: CreatePod) -> msgspec.Raw:
+        message = wire.decode_from(self._subjects, received.subject, received.payload)
+        if not isinstance(message, RevisionRecorded):
+            raise UnavailableError(f"revision {command.revision} of {command.set_key} was removed")
+        template = message.revision.template
+        if revision_hash(template) != command.revision:
+            raise MalformedMessageError("its template is not what its name says")
         return template

@@ -89,18 +89,25 @@ def test_index_equals_one_built_afresh(steps: list[Node | str]) -> None:
     )
 
 
-@given(st.lists(st.tuples(st.sets(st.integers(0, 40)), st.integers(1, 12)), max_size=12))
-def test_backlog_returns_the_first_by_name(rounds: list[tuple[set[int], int]]) -> None:
-    """Whatever was asked before, the first candidates by name come back."""
-    backlog = Backlog(nodes_max=12)
+changes = st.tuples(st.sets(st.integers(0, 40), max_size=6), st.integers(1, 6))
+
+
+@given(st.sets(st.integers(0, 40), min_size=15), st.lists(changes, max_size=40))
+def test_backlog_returns_the_first_by_name(
+    candidates: set[int], rounds: list[tuple[set[int], int]]
+) -> None:
+    """However candidates come and go between two questions, the first by name come back."""
+    backlog = Backlog(nodes_max=6)
 
     def key_of(node_id: int) -> NodeKey:
         return NodeKey("east", f"node-{node_id * 7 % 41:02}")
 
-    for candidates, count_max in rounds:
+    for changed, count_max in rounds:
         wanted = sorted(candidates, key=key_of)[:count_max]
 
         assert wanted == backlog.first(BitMap(candidates), count_max, key_of)
+
+        candidates = candidates ^ changed
 
 
 @given(st.lists(st.sets(st.integers(0, 10)), max_size=8))

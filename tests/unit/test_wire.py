@@ -4,14 +4,7 @@ import msgspec
 import pytest
 
 from everynode import wire
-from everynode.core.commands import (
-    Counts,
-    CreatePod,
-    Decision,
-    DeletePod,
-    Outcome,
-    ReasonCount,
-)
+from everynode.core.commands import Counts, CreatePod, Decision, DeletePod, Outcome, ReasonCount
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,

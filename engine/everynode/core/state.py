@@ -41,6 +41,9 @@ from everynode.errors import InvalidObjectError, Problem
 JOURNAL_ENTRIES_MAX = 65_536
 """Changed nodes that are remembered one by one; a set that is further behind looks at all nodes."""
 
+DELETED_SETS_MAX = 2_000
+"""Sets that are known to be deleted; STATE keeps their tombstones for as long as LOG keeps messages."""
+
 DUE_ENTRIES_MIN = 1_024
 """From how many entries on the list of what is due is cleared of what is not due any more."""
 
@@ -104,6 +107,7 @@ class FleetState:
         self.dirty: set[SetKey] = set()
         self._node_sequences: dict[NodeKey, int] = {}
         self._mentions: dict[str, set[SetKey]] = {}
+        self._deleted: dict[SetKey, None] = {}
         self._journal: list[tuple[NodeKey, int]] = []
         self._journal_start = 0
         self._due: list[Due] = []
@@ -246,6 +250,7 @@ class FleetState:
         state.sequence = sequence
         self._mention(state, None)
         state.set_wanted(daemonset, constraints, revision)
+        self._deleted.pop(daemonset.key, None)
         self._mention(state, constraints.label_keys())
         for known in state.pods.values():
             self._await_available(state, known.pod)
@@ -257,6 +262,11 @@ class FleetState:
         state.sequence = sequence
         self._mention(state, None)
         state.set_gone(message)
+        self._deleted[message.key] = None
+        if len(self._deleted) > DELETED_SETS_MAX:
+            oldest = next(iter(self._deleted))
+            del self._deleted[oldest]
+            self._remember(self.now_ms, 0, oldest, None)
         self._remember(time_ms, sequence, message.key, None)
 
     def _mention(self, state: SetState, labels: frozenset[str] | None) -> None:
@@ -384,7 +394,7 @@ class FleetState:
             state.forget_gone(old.what, old.sequence)
         elif isinstance(old.what, str):
             state.forget_command(old.what, old.sequence)
-        if state.empty and not state.memories:
+        if state.empty and not state.memories and state.key not in self._deleted:
             del self.sets[state.key]
             self.dirty.discard(state.key)
 

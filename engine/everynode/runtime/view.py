@@ -6,7 +6,7 @@ folds what it is given: it decides nothing, and a message that is wrong changes 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -167,12 +167,15 @@ async def follow_view(bus: JetStreamBus, kinds: Sequence[str]) -> AsyncGenerator
             log.info("the log is read anew", reason=str(error))
 
 
-async def last_good(bus: JetStreamBus, malformed: Received) -> Received | None:
-    """Find the last message before a malformed one on its subject that can be read, in LOG.
+async def last_good(
+    bus: JetStreamBus, malformed: Received, usable: Callable[[Received], bool] | None = None
+) -> Received | None:
+    """Find the last message before a malformed one on its subject that can be used, in LOG.
 
     Args:
         bus: The fleet's log.
-        malformed: What could not be read.
+        malformed: What could not be used.
+        usable: Says whether a message can be; if not given, one that can be decoded.
 
     Raises:
         UnavailableError: The server did not answer.
@@ -180,13 +183,14 @@ async def last_good(bus: JetStreamBus, malformed: Received) -> Received | None:
     position = await bus.log_position()
     if malformed.sequence < position.first_sequence:
         return None  # LOG has let go of it, and of all before it
+    usable = usable or (lambda received: _readable(bus, received))
     good: Received | None = None
     async with aclosing(bus.follow([malformed.subject], position.first_sequence)) as chunks:
         async for chunk in chunks:
             for received in chunk:
                 if received.sequence >= malformed.sequence:
                     return good
-                if _readable(bus, received):
+                if usable(received):
                     good = received
             if not chunk:  # silence: this is the end of the subject
                 return good

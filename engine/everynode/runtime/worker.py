@@ -21,7 +21,7 @@ from everynode.core.decision import Proposal
 from everynode.core.events import StatusReported, Tick
 from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
-from everynode.core.state import Record
+from everynode.core.state import FleetState, Record
 from everynode.core.values import SetKey, Status
 from everynode.errors import (
     OutcomeUnknownError,
@@ -31,6 +31,7 @@ from everynode.errors import (
 )
 from everynode.ports import Clock, Outgoing, Received
 from everynode.runtime.clock import SystemClock
+from everynode.runtime.failures import traceback_of
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.view import last_good
 
@@ -38,7 +39,6 @@ log = structlog.get_logger(__name__)
 
 PROPOSALS_IN_FLIGHT_MAX = 64
 STATUS_INTERVAL_MS = 200
-LOOKS_BACK_MAX = 32
 """How many messages in a row on one subject may be well formed and yet not usable before it counts as empty."""
 RETRY_FIRST_MS = 50
 RETRY_LAST_MS = 5_000
@@ -204,29 +204,36 @@ class Worker:
 
     async def _load_one(self, machine: WorkerMachine, received: Received) -> None:
         """Take in what STATE has of a subject; if that cannot be used, the last before it in LOG that can."""
-        good = received
-        for _ in range(LOOKS_BACK_MAX):
-            try:
-                self._take_in(machine.load, good)
-            except RefusedError as error:
-                self._report_malformed(good, error)
-                before = await last_good(self._bus, good)
-                if before is None:
-                    return
-                good = before
-            else:
-                return
+        if not self._took_in(machine.load, received):
+            good = await last_good(self._bus, received, self._usable)
+            if good is not None:
+                self._took_in(machine.load, good)
 
     def _fold(self, machine: WorkerMachine, received: Received) -> None:
-        try:
-            self._take_in(machine.fold, received)
-        except RefusedError as error:
+        if not self._took_in(machine.fold, received):
             machine.passed(received.sequence)
-            self._report_malformed(received, error)
 
-    def _take_in(self, take: Callable[[Record], None], received: Received) -> None:
-        message = wire.decode_from(self._bus.subjects, received.subject, received.payload)
-        take(Record(received.sequence, received.time_ms, message))
+    def _took_in(self, take: Callable[[Record], None], received: Received) -> bool:
+        """Take in a message; one that cannot be used is reported, and stops nobody else."""
+        try:
+            message = wire.decode_from(self._bus.subjects, received.subject, received.payload)
+            take(Record(received.sequence, received.time_ms, message))
+        except RefusedError as error:
+            self._report_malformed(received, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug that one message meets is not the end of a fleet (L3)
+            self._report_malformed(received, traceback_of(error))
+        else:
+            return True
+        return False
+
+    def _usable(self, received: Received) -> bool:
+        """Say whether a message can be read and would be taken in."""
+        try:
+            message = wire.decode_from(self._bus.subjects, received.subject, received.payload)
+            FleetState(self._limits).load(Record(received.sequence, received.time_ms, message))
+        except RefusedError:
+            return False
+        return True
 
     async def _restate(self) -> None:
         """Say again what was last said well, where something that cannot be used has taken its place.
@@ -236,7 +243,7 @@ class Worker:
         while True:
             spoiled = await self._spoiled.get()
             try:
-                good = await last_good(self._bus, spoiled)
+                good = await last_good(self._bus, spoiled, self._usable)
                 if good is not None:
                     message = wire.decode_from(self._bus.subjects, good.subject, good.payload)
                     await self._bus.publish_fenced([self._outgoing(message)], spoiled.sequence)
@@ -246,7 +253,7 @@ class Worker:
             except (UnavailableError, OutcomeUnknownError) as error:
                 log.warning("not said again", subject=spoiled.subject, reason=str(error))
 
-    def _report_malformed(self, received: Received, error: RefusedError) -> None:
+    def _report_malformed(self, received: Received, reason: str) -> None:
         self.counts.malformed += 1
         if received.subject.startswith(self._restated) and not self._spoiled.full():
             self._spoiled.put_nowait(received)
@@ -254,7 +261,7 @@ class Worker:
             "message refused",
             subject=received.subject,
             sequence=received.sequence,
-            reason=str(error),
+            reason=reason,
         )
 
     def _decide(self) -> None:

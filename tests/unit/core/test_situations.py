@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from everynode.core.commands import CreatePod, outcome_of
-from everynode.core.events import NodeGone, Tick
+from everynode.core.commands import CreatePod, Decision, outcome_of
+from everynode.core.events import DaemonSetGone, NodeGone, Tick
 from everynode.core.pacing import UNSEEN_MS_MAX, Limits
 from everynode.core.state import Record
-from everynode.core.values import Node, Pod
+from everynode.core.values import Node, Pod, SetKey
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import (
     AGENT,
@@ -447,3 +447,46 @@ def test_what_was_due_before_it_was_heard_of_is_done_at_once() -> None:
     fleet.fold(Record(899, heard_ms, outcome_of(command, "done")))
 
     assert fleet.sets[SET].pending == {}
+
+
+def test_a_decision_cannot_block_a_set_for_ever() -> None:
+    """S8: a decision that claims more than came with it blocks its set until the log has been read to its end."""
+    world = situation(AGENT, alike(1), [])
+    world.apply(structs.replace(AGENT, name="other", uid="uid-other"))
+    world.run()
+    world.remove_pod(min(world.pods))
+    (first,) = [
+        r.message
+        for r in world.log
+        if isinstance(r.message, Decision) and r.message.daemonset == SET.name
+    ][-1:]
+    assert isinstance(first, Decision)
+    world.write(structs.replace(first, size=900))
+    world.read(world.worker)
+    assert world.worker.proposals(10) == []
+
+    world.worker.caught_up(len(world.log))
+
+    assert [SET] == [proposal.key for proposal in world.worker.proposals(10)]
+
+
+def test_a_deleted_set_is_known_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L1, B1: a pod that turns up long after its set was deleted goes too, for so many sets as there is room for."""
+    monkeypatch.setattr("everynode.core.state.DELETED_SETS_MAX", 1)
+    late = pod(AGENT, ONE)
+    world = situation(AGENT, [ONE], [])
+    world.delete(SET)
+    world.run()
+    world.now_ms += 2 * Limits().horizon_ms
+    world.write(Tick(shard=0, due_ms=0))
+    world.put_pod(late)
+
+    assert [("SetDeleted")] == [reason for _, reason in asked(world).deletes]
+
+    world.run()
+    world.write(DaemonSetGone(namespace="default", name="other", uid="uid-other"))
+    world.now_ms += 2 * Limits().horizon_ms
+    world.write(Tick(shard=0, due_ms=0))
+    world.read(world.worker)
+
+    assert list(world.worker.fleet.sets) == [SetKey("default", "other")]

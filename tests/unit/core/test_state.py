@@ -27,7 +27,7 @@ from everynode.core.state import DUE_ENTRIES_MIN, JOURNAL_ENTRIES_MAX, Due, Flee
 from everynode.core.values import Message, NodeKey, Pod, Revision, SetKey, Status
 from everynode.errors import ConfigurationError, InvalidObjectError
 from everynode.testing.builders import daemonset, node, pod
-from everynode.testing.situations import AGENT, SET, alike, asked, situation
+from everynode.testing.situations import AGENT, SET, asked, situation
 
 HORIZON_MS = Limits().horizon_ms
 ONE = node("node-0")
@@ -119,6 +119,12 @@ def test_a_set_that_cannot_be_read_changes_nothing(template: bytes) -> None:
     assert list(reader.fleet.sets) == [SET]
     assert reader.fleet.sets[SET].daemonset == AGENT
     assert (4, 9) == (reader.fleet.sequence, reader.fleet.now_ms)
+
+
+@pytest.fixture
+def no_deleted_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be no room for sets that were deleted, so that they are forgotten when they are old."""
+    monkeypatch.setattr("everynode.core.state.DELETED_SETS_MAX", 0)
 
 
 OLDER_AFTER_NEWER: list[tuple[Message, Message]] = [
@@ -259,6 +265,7 @@ def test_a_pod_observed_on_another_node_has_moved() -> None:
         [DaemonSetObserved(daemonset=daemonset({"nodeSelector": {"a": "b"}})), SET_GONE],
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("no_deleted_sets")
 def test_sets_that_are_no_more_are_forgotten(messages: list[Message]) -> None:
     """B1: whatever made a set known, when nothing is left of it, it is forgotten after the horizon."""
     reader = Reader()
@@ -273,6 +280,7 @@ def test_sets_that_are_no_more_are_forgotten(messages: list[Message]) -> None:
     assert not reader.fleet._mentions
 
 
+@pytest.mark.usefixtures("no_deleted_sets")
 def test_a_tombstone_is_remembered_for_the_whole_horizon() -> None:
     """L1: a pod that shows up some time after its set was deleted is still known to be unwanted."""
     reader = Reader()
@@ -286,6 +294,7 @@ def test_a_tombstone_is_remembered_for_the_whole_horizon() -> None:
     assert not reader.fleet.sets
 
 
+@pytest.mark.usefixtures("no_deleted_sets")
 def test_a_set_with_something_left_is_not_forgotten() -> None:
     """A deleted set whose pod has not left is kept until it has."""
     reader = Reader()
@@ -313,6 +322,7 @@ def test_the_list_of_what_is_due_stays_small() -> None:
     assert Due(last_ms, SET, ONE.key, "") == reader.fleet.due()
 
 
+@pytest.mark.usefixtures("no_deleted_sets")
 def test_what_is_not_due_any_more_is_not_named() -> None:
     """L2: no tick is asked for on behalf of a pod that has gone or is not ready any more."""
     reader = Reader()
@@ -333,6 +343,7 @@ def test_what_is_not_due_any_more_is_not_named() -> None:
     assert not reader.fleet.sets
 
 
+@pytest.mark.usefixtures("no_deleted_sets")
 def test_what_is_due_for_a_forgotten_set_is_dropped() -> None:
     """B1: a set that was forgotten leaves nothing that would be waited for."""
     reader = Reader()
@@ -451,21 +462,6 @@ def test_an_expired_command_is_not_pending() -> None:
     reader.read(command, at_ms=100)
 
     assert not reader.fleet.sets
-
-
-def test_a_decision_cannot_block_a_set_for_ever() -> None:
-    """S8: a decision that claims more than came with it blocks its set until the log has been read to its end."""
-    world = situation(AGENT, alike(1), [])
-    world.apply(structs.replace(AGENT, name="other", uid="uid-other"))
-    world.run()
-    world.remove_pod(min(world.pods))
-    world.write(decision(size=900))
-    world.read(world.worker)
-    assert world.worker.proposals(10) == []
-
-    world.worker.caught_up(len(world.log))
-
-    assert [SET] == [proposal.key for proposal in world.worker.proposals(10)]
 
 
 def test_an_unknown_kind_of_message_only_moves_the_clock() -> None:

@@ -216,12 +216,9 @@ class TestBadSets:
             await world.publish(subject, payload)
         await world.goes_on()
 
-    @pytest.mark.parametrize(
-        "name",
-        [pytest.param(name) for name in BAD_TEMPLATES],
-    )
+    @pytest.mark.parametrize("name", BAD_TEMPLATES)
     async def test_a_set_that_became_unusable(self, covered: World, name: str) -> None:
-        """S8, L1: what was wanted last and can be used is what counts; applying again mends it."""
+        """S8, L1, L2: what was wanted last and can be used is what counts; then silence; applying again mends it."""
         world = covered
         wanted = world.sets[SET.key]
         bad = replace(wanted, generation=2, template=msgspec.Raw(BAD_TEMPLATES[name]))
@@ -230,6 +227,7 @@ class TestBadSets:
         for _ in range(2):
             await world.publish(subject, payload)
         await world.goes_on()
+        await world.silent()
         await world.apply(make_set(spec='{"containers":[]}'))
         world.add_nodes(1)
         await world.covered()

@@ -122,7 +122,11 @@ class Bus(Protocol):
         ...
 
     async def serve(self, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """Answer requests on a subject beside the log, until the bus is closed."""
+        """Answer requests on a subject beside the log, until ``stop_serving`` or the bus is closed."""
+        ...
+
+    async def stop_serving(self, subject: str) -> None:
+        """Answer no more on a subject; repeating this is harmless."""
         ...
 
 

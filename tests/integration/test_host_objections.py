@@ -8,10 +8,12 @@ from msgspec.structs import replace
 from tests.integration.support_seen import Witness
 
 from everynode import wire
+from everynode.core.commands import CreatePod, Outcome
 from everynode.core.events import PodGone, PodObserved
-from everynode.core.values import PodKey
+from everynode.core.values import Pod, PodKey
 from everynode.runtime import delivering
 from everynode.runtime.delivering import CommandDelivery
+from everynode.runtime.execution import Execution
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.ledger import pod_gone
 from everynode.testing.hosting import (
@@ -33,9 +35,18 @@ from everynode_simulated import SimulatedAdapter, SimulatedFleet, generate_nodes
 BACKEND = "sim"
 
 
-def ready(said: Iterable[wire.AnyMessage]) -> list[wire.AnyMessage]:
-    """The messages that say that a pod is ready."""
-    return [one for one in said if isinstance(one, PodObserved) and one.pod.ready]
+def ready(said: Iterable[wire.AnyMessage]) -> list[Pod]:
+    """The pods that were said to be ready."""
+    return [one.pod for one in said if isinstance(one, PodObserved) and one.pod.ready]
+
+
+async def outcome_for(bus: JetStreamBus, command: CreatePod) -> Outcome:
+    """Wait for a command's outcome."""
+
+    def about_it(said: list[wire.AnyMessage]) -> list[Outcome]:
+        return [one for one in said if isinstance(one, Outcome) and one.id == command.id]
+
+    return about_it(await until(bus, "outcome", lambda said: bool(about_it(said))))[-1]
 
 
 async def until_gone(bus: JetStreamBus) -> None:
@@ -135,7 +146,11 @@ class TestObjections:
         async def lost(_: CommandDelivery) -> None:
             pass
 
+        async def unknown(*_: object) -> bool:
+            return False
+
         monkeypatch.setattr(CommandDelivery, "ack", lost)
+        monkeypatch.setattr(Execution, "_answered_before", unknown)
         monkeypatch.setattr(delivering, "ACK_WAIT_MS", 1_000)
         forgetful = quick(outcomes_remembered_max=0, tries_max=100)
         async with running(bus, adapter, forgetful):
@@ -147,7 +162,7 @@ class TestObjections:
             if is_replaced:
                 newer = create(next(iter(simulated.nodes.values())), replaces=outcome.pod_uid)
                 await say(bus, newer)
-                await until(bus, "outcome", lambda said: newer.id in {one.id for one in said})
+                await outcome_for(bus, newer)
                 names_live = [newer.pod]
             if not starts_anew:
                 monkeypatch.setattr(CommandDelivery, "ack", acknowledge)
@@ -159,6 +174,31 @@ class TestObjections:
         results = [one.result for one in await outcomes(bus, 3) if one.id == command.id]
         assert "superseded" == results[-1]
         assert names_live == [pod.name for pod in simulated.pods.values()]
+
+    async def test_an_outcome_on_the_log_is_answer_enough(
+        self,
+        bus: JetStreamBus,
+        simulated: SimulatedFleet,
+        adapter: SimulatedAdapter,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """S4, S5: what a host that is gone has answered and could not acknowledge is not carried out again."""
+        command = create(next(iter(simulated.nodes.values())))
+        acknowledge = CommandDelivery.ack
+
+        async def lost(_: CommandDelivery) -> None:
+            pass
+
+        monkeypatch.setattr(CommandDelivery, "ack", lost)
+        monkeypatch.setattr(delivering, "ACK_WAIT_MS", 1_000)
+        async with running(bus, adapter, quick()):
+            await say(bus, revision(), command)
+            await outcomes(bus, 1)
+        monkeypatch.setattr(CommandDelivery, "ack", acknowledge)
+        async with running(bus, adapter, quick()) as host:
+            await until_acknowledged(bus, BACKEND)
+        assert host.counts.repeated == 1
+        assert len(await outcomes(bus, 1)) == 1
 
     @pytest.mark.parametrize("lie", ["gone", "deleting"])
     async def test_a_pod_of_which_others_say_that_it_is_gone(
@@ -174,8 +214,7 @@ class TestObjections:
         )
         async with running(bus, adapter, slow) as host:
             await say(bus, revision(), old)
-            said = await until(bus, "pod", lambda said: len(ready(said)) == 1)
-            pod = said[-1].pod
+            (pod,) = ready(await until(bus, "pod", lambda said: len(ready(said)) == 1))
             untrue = (
                 pod_gone(pod, "a lie")
                 if lie == "gone"
@@ -183,10 +222,11 @@ class TestObjections:
             )
             await say(bus, untrue)
             newer = create(node, replaces=pod.uid)
-            await eventually(lambda: pod != host._logbook.ledger.pods.get(pod.key))
+            logbook = host._logbook
+            assert logbook is not None
+            await eventually(lambda: pod != logbook.ledger.pods.get(pod.key))
             await say(bus, newer)
-            found = await until(bus, "outcome", lambda said: newer.id in {one.id for one in said})
-            assert found[-1].result == "superseded"
+            assert "superseded" == (await outcome_for(bus, newer)).result
             await until(bus, "pod", lambda said: said[-1] == PodObserved(pod=pod))
         witness.close()
         assert [] == witness.doubles

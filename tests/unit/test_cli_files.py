@@ -9,6 +9,7 @@ import pytest
 from everynode.cli import files
 from everynode.cli.documents import read_documents
 from everynode.cli.files import Source, read_sources
+from everynode.cli.nodes import find_nodes
 from everynode.errors import InvalidObjectError
 
 SET = """\
@@ -125,3 +126,43 @@ def test_all_problems_of_a_document_are_said(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 + len(refused.errors)
     assert all(str(problem) in said[i + 1] for i, problem in enumerate(refused.errors))
+
+
+def test_all_that_is_skipped_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However many documents are skipped, one line names them all."""
+    kind = "---\nkind: ConfigMap\napiVersion: v1\nmetadata: {{name: c{}}}\n"
+    file = tmp_path / "a.yaml"
+    file.write_text("".join(kind.format(number) for number in range(40)), encoding="utf-8")
+    read_documents([str(file)]).report()
+    (line,) = capsys.readouterr().err.splitlines()
+    names = ", ".join(f"ConfigMap c{number}" for number in range(40))
+    assert line == f"note: skipped 40, not a DaemonSet: {names}"
+
+
+def test_a_warning_names_file_and_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A field that nobody knows is found by the file and the document that it stands in."""
+    file = tmp_path / "a.yaml"
+    unknown = SET.format(name="b").replace("spec:\n", "spec:\n  colour: red\n", 1)
+    file.write_text(SET.format(name="a") + "---\n" + unknown, encoding="utf-8")
+    read_documents([str(file)]).report()
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "colour" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"warning: {file}, document 2 ")
+
+
+def test_files_without_any_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """L3: a file with no node in it is refused by name, the nodes of the others are there."""
+    sets, nodes = tmp_path / "sets.yaml", tmp_path / "nodes.yaml"
+    sets.write_text(SET.format(name="a"), encoding="utf-8")
+    nodes.write_text("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n", encoding="utf-8")
+    both = find_nodes(None, [str(sets), str(nodes)], 0, "simulated")
+    assert [node.name for node in both.nodes] == ["n1"]
+    assert [each.file for each in both.refused] == [str(sets)]
+    assert both.usable
+    assert f"error: {sets}: has no v1 Node in it" in capsys.readouterr().err
+    directory = find_nodes(None, [str(tmp_path)], 0, "simulated")
+    assert (len(directory.nodes), directory.refused) == (1, [])
+    assert not find_nodes(None, [str(sets)], 0, "simulated").usable
+    assert find_nodes(0, None, 0, "simulated").usable

@@ -1,12 +1,14 @@
 """How the engine's values look as Kubernetes' objects, as rows, and in the report of `up`."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from everynode.cli.documents import Documents, Refused
 from everynode.cli.explain import count_reasons, judge
+from everynode.cli.get import GetOutput, Wish
 from everynode.cli.listing import LISTINGS, DaemonSetListing, Item, NodeListing, PodListing
 from everynode.cli.objects import daemonset_object, node_object, pod_object
 from everynode.cli.output import as_json, as_yaml
@@ -227,3 +229,26 @@ def test_the_report_succeeds_only_if_nothing_was_refused() -> None:
             "errors": ["spec: is missing"],
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("output", "change", "different"),
+    [
+        (GetOutput.TABLE, {"number_ready": 3}, True),
+        (GetOutput.TABLE, {"number_misscheduled": 1}, False),
+        (GetOutput.TABLE, {}, False),
+        (GetOutput.JSON, {"number_misscheduled": 1}, True),
+        (GetOutput.JSON, {"daemonset_uid": "u9"}, False),
+    ],
+)
+def test_a_watch_prints_what_looks_different(
+    output: GetOutput, change: dict[str, Any], different: bool
+) -> None:
+    """An object is printed again only if something that this output shows has changed."""
+    listing = DaemonSetListing()
+    wish = Wish(listing, "", (), (), output)
+    daemonset = example_sets()[0]
+    before = Item(("a", "b"), "a", "b", {}, daemonset, STATUS)
+    after = before._replace(status=msgspec.structs.replace(STATUS, **change))
+    assert wish.looks_different(after, before) == different
+    assert wish.looks_different(after, None)

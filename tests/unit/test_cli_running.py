@@ -45,9 +45,9 @@ async def fail() -> None:
     raise UnavailableError("failed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_cancels_a_command(number: signal.Signals) -> None:
-    """SIGINT and SIGTERM let a command clean up, and it counts as interrupted."""
+    """SIGINT, SIGTERM and SIGHUP let a command clean up, and it counts as interrupted."""
     cleaned = []
 
     async def command() -> ExitCode:
@@ -60,6 +60,22 @@ def test_a_signal_cancels_a_command(number: signal.Signals) -> None:
 
     assert run(command()) == ExitCode.INTERRUPTED
     assert cleaned == [number]
+
+
+def test_a_hangup_that_is_to_be_outlived() -> None:
+    """A command that was started to ignore SIGHUP (`nohup`) goes on."""
+
+    async def command() -> ExitCode:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+        return ExitCode.DONE
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(command()) == ExitCode.DONE
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_service_that_is_stopped_has_done_its_work() -> None:
@@ -93,6 +109,13 @@ async def test_parts_end_with_the_body() -> None:
     with pytest.raises(ConfigurationError):
         async with beside(wait_for_ever()):
             raise ConfigurationError("mine")
+
+
+async def test_output_that_cannot_be_written_ends_the_parts() -> None:
+    """An error of stdout in the body comes out as it is, so that it ends in one line."""
+    with pytest.raises(BrokenPipeError):
+        async with beside(wait_for_ever()):
+            raise BrokenPipeError
 
 
 def test_options_of_a_connected_command() -> None:

@@ -132,8 +132,8 @@ def test_no_selector(selector: str) -> None:
 
 def test_labels_to_set_and_to_remove() -> None:
     """`key=value` sets, also to nothing, and `key-` removes."""
-    put, remove = split_labels(["a=1", "b=", "c=x=y", "d-", "example.com/e-"])
-    assert put == {"a": "1", "b": "", "c": "x=y"}
+    put, remove = split_labels(["a=1", "b=", "c=x.y", "d-", "example.com/e-"])
+    assert put == {"a": "1", "b": "", "c": "x.y"}
     assert remove == ["d", "example.com/e"]
 
 
@@ -147,16 +147,19 @@ def test_taints_to_set_and_to_remove() -> None:
     assert remove == [{"key": "c", "effect": "NoExecute"}, {"key": "d", "effect": ""}]
 
 
-@pytest.mark.parametrize("text", ["a", "=1", "-", ""])
+@pytest.mark.parametrize("text", ["a", "=1", "-", "", "a b=1", "a/b/c=1", "a=b c", "a=x=y", "_x-"])
 def test_no_label(text: str) -> None:
-    """What neither sets nor removes a label is wrong usage."""
+    """What neither sets nor removes a label, or names one that cannot be, is wrong usage."""
     with pytest.raises(typer.BadParameter):
         split_labels([text])
 
 
-@pytest.mark.parametrize("text", ["a", "a=1", "=1:NoSchedule", ":NoSchedule", "-", ""])
+@pytest.mark.parametrize(
+    "text",
+    ["a", "a=1", "=1:NoSchedule", ":NoSchedule", "-", "", "a:Never", "a:Never-", "a b:NoExecute"],
+)
 def test_no_taint(text: str) -> None:
-    """What neither sets nor removes a taint is wrong usage."""
+    """What neither sets nor removes a taint, or names one that cannot be, is wrong usage."""
     with pytest.raises(typer.BadParameter):
         split_taints([text])
 

@@ -74,6 +74,8 @@ async def simulated(
         behaviour = Behaviour.from_options({"seed": str(seed)} | parse_options(option or []))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--option") from error
+    if not found.usable:
+        return ExitCode.REFUSED
     fleet = SimulatedFleet(found.nodes, behaviour=behaviour)
     await _host(target, SimulatedAdapter(backend, fleet))
     return ExitCode.REFUSED if found.refused else ExitCode.DONE

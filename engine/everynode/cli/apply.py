@@ -14,6 +14,7 @@ from everynode.cli.documents import Documents, read_documents, refused_by_fleet
 from everynode.cli.exits import ExitCode
 from everynode.cli.options import Namespace, Target, connected
 from everynode.cli.resources import DAEMONSETS
+from everynode.cli.terminal import error_line
 from everynode.errors import InvalidObjectError, MalformedMessageError, StaleError
 from everynode.runtime.applying import Applied
 from everynode.runtime.applying import apply as apply_to
@@ -58,6 +59,9 @@ async def apply(
     """Make or change the DaemonSets in manifests; what is refused does not keep the others from being applied."""
     documents = read_documents(filename, default_namespace=namespace, recursive=recursive)
     documents.report()
+    if documents.empty:
+        error_line("no objects passed to apply")
+        return ExitCode.REFUSED
     if not documents.accepted:
         return ExitCode.REFUSED if documents.refused else ExitCode.DONE
     async with await connect(target.connection, target.fleet) as bus:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
+import msgspec
 import typer
 
 from everynode.cli.exits import ExitCode
 from everynode.cli.listing import selector_text
-from everynode.cli.objects import timestamp
-from everynode.cli.options import Namespace, Target, connected
+from everynode.cli.objects import daemonset_object, list_object, timestamp
+from everynode.cli.options import Namespace, Output, OutputFormat, Target, connected
+from everynode.cli.output import print_object
 from everynode.cli.reading import read_fleet
 from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
 from everynode.cli.tables import NONE, age, pairs
@@ -36,6 +39,7 @@ async def describe(
     names: Names = None,
     *,
     namespace: Namespace = "default",
+    output: Output = OutputFormat.TABLE,
 ) -> ExitCode:
     """Show everything about DaemonSets: what they ask for, how far they are, what was decided last."""
     named = parse_named([kind, *(names or [])], (DAEMONSETS,))
@@ -43,6 +47,7 @@ async def describe(
     async with await connect(target.connection, target.fleet) as bus:
         view = await read_fleet(bus, ("daemonset", "status", "pod"))
         wanted = named.names or sorted(k.name for k in view.daemonsets if k.namespace == namespace)
+        found: list[dict[str, Any]] = []
         for position, name in enumerate(wanted):
             key = SetKey(namespace, name)
             daemonset = view.daemonsets.get(key)
@@ -50,22 +55,51 @@ async def describe(
                 error_line(f'{DAEMONSETS.plural} "{name}" not found in namespace {namespace}')
                 code = ExitCode.REFUSED
                 continue
+            status = view.statuses.get(key)
+            if status is not None and status.daemonset_uid != daemonset.uid:
+                status = None  # it is about an earlier set of this name
+            decision = await _last_decision(bus, daemonset)
+            if output is not OutputFormat.TABLE:
+                found.append(describe_document(daemonset, status, decision))
+                continue
             pods = [pod for pod in view.pods.values() if pod.owner.uid == daemonset.uid]
-            lines = describe_set(daemonset, view.statuses.get(key), pods)
-            lines += describe_decision(await _last_decision(bus, key))
+            lines = [*describe_set(daemonset, status, pods), *describe_decision(decision)]
             print("\n" * (2 * (position > 0)) + "\n".join(lines))
+    if output is not OutputFormat.TABLE and (found or not named.names):
+        one = len(named.names) == len(found) == 1
+        print_object(found[0] if one else list_object(found), output)
     return code
 
 
-async def _last_decision(bus: JetStreamBus, key: SetKey) -> Decision | None:
-    received = await bus.last(bus.subjects.of_set("decision", key))
+async def _last_decision(bus: JetStreamBus, daemonset: DaemonSet) -> Decision | None:
+    received = await bus.last(bus.subjects.of_set("decision", daemonset.key))
     if received is None:
         return None
     try:
         message = decode_from(bus.subjects, received.subject, received.payload)
     except MalformedMessageError:
         return None  # the workers report it; here it is as good as none
-    return message if isinstance(message, Decision) else None
+    if isinstance(message, Decision) and message.daemonset_uid == daemonset.uid:
+        return message
+    return None  # it was about an earlier set of this name
+
+
+def describe_document(
+    daemonset: DaemonSet, status: Status | None, decision: Decision | None
+) -> dict[str, Any]:
+    """Write a set as `get` does, and with it what was decided last."""
+    last = None
+    if decision is not None:
+        last = {
+            "time": timestamp(decision.at_ms),
+            "worker": decision.worker,
+            "basis": decision.basis,
+            "generation": decision.generation,
+            "revision": decision.revision,
+            "counts": msgspec.structs.asdict(decision.counts),
+            "reasons": msgspec.to_builtins(decision.reasons),
+        }
+    return daemonset_object(daemonset, status) | {"lastDecision": last}
 
 
 def _line(label: str, text: str) -> str:

@@ -18,7 +18,7 @@ from everynode.errors import EverynodeError, InvalidObjectError, Problem
 from everynode.manifest import Accepted, Rejected, Skipped, read_daemonsets
 
 NAMED_MAX = 10
-"""How many skipped documents, or sets with the same note, one line names; it counts the others."""
+"""How many sets with the same note one line names; it counts the others."""
 
 
 class Refused(NamedTuple):
@@ -62,6 +62,11 @@ class Documents:
     refused: list[Refused] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
+    @property
+    def empty(self) -> bool:
+        """There was no document at all, not even one that is refused or skipped."""
+        return not (self.accepted or self.refused or self.skipped)
+
     def keep_last(self) -> None:
         """Of a set that is there several times keep only the last: files say what should be, not how to get there."""
         last = {accepted.daemonset.key: accepted for accepted in self.accepted}
@@ -73,7 +78,7 @@ class Documents:
             refused.report()
         for accepted in self.accepted:
             for warning in accepted.warnings:
-                warning_line(f"{accepted.subject}: {warning}")
+                warning_line(f"{accepted.place}: {accepted.subject}: {warning}")
         _report_repeated(self.accepted)
         _report_notes(self.accepted)
         _report_skipped(self.skipped)
@@ -159,7 +164,9 @@ def _report_notes(accepted: Iterable[Accepted]) -> None:
 
 def _report_skipped(skipped: Sequence[Skipped]) -> None:
     if skipped:
-        subjects = _some([each.subject for each in skipped])
+        subjects = ", ".join(
+            each.subject for each in skipped
+        )  # all of them: nobody else names them
         note_line(f"skipped {len(skipped)}, not a DaemonSet: {subjects}")
 
 

@@ -9,7 +9,7 @@ import typer
 
 from everynode.cli.exits import ExitCode
 from everynode.cli.objects import timestamp
-from everynode.cli.options import Output, OutputFormat, Target, connected
+from everynode.cli.options import Output, OutputFormat, Target, check_fleet_name, connected
 from everynode.cli.output import print_object
 from everynode.cli.quantities import parse_bytes, parse_seconds, show_bytes, show_seconds
 from everynode.cli.reading import read_fleet
@@ -42,7 +42,7 @@ async def create(
         typer.Option(
             "--shards",
             min=1,
-            help="In how many parts workers share its sets; never changes.",
+            help="In how many parts its sets are divided; never changes.",
             show_default="16",
         ),
     ] = None,
@@ -83,6 +83,7 @@ async def create(
         log_max_bytes=parse_bytes(max_bytes) if max_bytes else None,
     )
     name = name or target.fleet
+    check_fleet_name(name, "NAME")
     async with await connect(target.connection, name, create=settings) as bus:
         shards = bus.subjects.shards
     print(f"fleet/{name} ready, with {shards} shards")
@@ -93,7 +94,9 @@ async def create(
 @connected()
 async def show(target: Target, name: Name = "", *, output: Output = OutputFormat.TABLE) -> ExitCode:
     """Show a fleet's log and what is in the fleet."""
-    async with await connect(target.connection, name or target.fleet) as bus:
+    name = name or target.fleet
+    check_fleet_name(name, "NAME")
+    async with await connect(target.connection, name) as bus:
         about = await bus.describe()
         view = await read_fleet(bus, ("node", "pod", "daemonset"))
     if output is OutputFormat.TABLE:

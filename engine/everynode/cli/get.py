@@ -5,6 +5,7 @@ It reads STATE, like every reader, and with `--watch` follows the log from there
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from enum import StrEnum
@@ -15,15 +16,17 @@ import typer
 from everynode.cli.exits import ExitCode
 from everynode.cli.listing import LISTINGS, Item, Listing
 from everynode.cli.objects import list_object
-from everynode.cli.options import Namespace, Target, connected
+from everynode.cli.options import LogLevel, Namespace, Target, connected
 from everynode.cli.output import print_object
 from everynode.cli.reading import read_fleet
 from everynode.cli.resources import Named, Names, parse_named
+from everynode.cli.running import beside
 from everynode.cli.selectors import parse_selector, selects
 from everynode.cli.tables import Columns, Row
 from everynode.cli.terminal import error_line, note_line
 from everynode.core.values import Requirement
-from everynode.runtime.jetstream import connect
+from everynode.errors import EverynodeError, UnavailableError
+from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.runtime.view import FleetView, follow_view
 
 EPILOG = """
@@ -33,6 +36,11 @@ everynode get ds fluentd -n logging -o yaml
 everynode get pods -A -o wide --watch
 everynode get nodes -l 'kubernetes.io/os=linux,!gpu'
 """
+
+OUTAGE_SECONDS_MAX = 30.0
+"""How long a watch waits for a log that it cannot reach any more."""
+
+REACHED_CHECK_SECONDS = 2.0
 
 app = typer.Typer(add_completion=False)
 
@@ -93,13 +101,21 @@ class Wish(NamedTuple):
         row = self.listing.row(item, now_ms, wide=self.wide)
         return [item.namespace, *row] if self.all_namespaces else row
 
+    def looks_different(self, item: Item, before: Item | None) -> bool:
+        """Say whether something of an object that is shown, and is not just its age, is no longer as it was."""
+        if before is None or item == before:
+            return before is None
+        if self.output in {GetOutput.TABLE, GetOutput.WIDE}:
+            return self.row(item, 0) != self.row(before, 0)
+        return self.listing.document(item) != self.listing.document(before)
+
     def qualified(self, item: Item) -> str:
         """Name an object for other commands: `daemonset.apps/fluentd`."""
         return f"{self.listing.resource.qualified}/{item.name}"
 
 
 @app.command("get", epilog=EPILOG)
-@connected()
+@connected(log_level=LogLevel.ERROR)  # a watch says itself when it is cut off
 async def get(
     target: Target,
     kind: Annotated[
@@ -145,7 +161,8 @@ async def get(
     )
     async with await connect(target.connection, target.fleet) as bus:
         if watch:
-            return await _watch(wish, follow_view(bus, listing.kinds))
+            async with beside(end_when_cut_off(bus)):
+                return await _watch(wish, follow_view(bus, listing.kinds))
         return _show(wish, named, await read_fleet(bus, listing.kinds))
 
 
@@ -185,7 +202,7 @@ async def _watch(wish: Wish, views: AsyncIterator[FleetView]) -> ExitCode:
     columns: Columns | None = None
     async for view in views:
         items = wish.items(view)
-        changed = [item for item in items if shown.get(item.key) != item]
+        changed = [item for item in items if wish.looks_different(item, shown.get(item.key))]
         now_ms = _now_ms()
         rows = [wish.row(item, now_ms) for item in changed]
         if wish.output not in {GetOutput.TABLE, GetOutput.WIDE}:
@@ -199,6 +216,31 @@ async def _watch(wish: Wish, views: AsyncIterator[FleetView]) -> ExitCode:
                 columns.print_row(row)
         shown = {item.key: item for item in items}
     return ExitCode.DONE
+
+
+async def end_when_cut_off(bus: JetStreamBus) -> None:
+    """Say once for each outage that the log cannot be reached, and give up when that lasts.
+
+    Raises:
+        UnavailableError: It lasted too long.
+    """
+    lost_at: float | None = None
+    while True:
+        await asyncio.sleep(REACHED_CHECK_SECONDS)
+        now = time.monotonic()
+        try:
+            await bus.log_position()
+        except EverynodeError as error:
+            if lost_at is None:
+                lost_at = now
+                note_line(f"waiting up to {OUTAGE_SECONDS_MAX:g} s for the log: {error}")
+            elif now - lost_at >= OUTAGE_SECONDS_MAX:
+                message = f"the watch ends: no log for {OUTAGE_SECONDS_MAX:g} s: {error}"
+                raise UnavailableError(message) from error
+        else:
+            if lost_at is not None:
+                lost_at = None
+                note_line("the log is there again")
 
 
 def _print_watched(wish: Wish, item: Item) -> None:

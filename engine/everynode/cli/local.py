@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from everynode.cli.options import Target
 from everynode.cli.running import beside
+from everynode.cli.terminal import note_line
 from everynode.core.values import Node, SetKey, Status
 from everynode.runtime.embedded import EmbeddedServer
 from everynode.runtime.host import AdapterHost
@@ -25,6 +26,9 @@ LOG_BYTES_MAX = 1024**3
 """How much the log of an embedded server keeps: it shares a disk with everything else on this machine."""
 
 WORKER_NAME = "up"
+
+STARTS_ANEW = "this log is from before; the simulated fleet starts anew: its pods are made again"
+"""Said before the log is: its list of pods, which names none of those it had, is doubted at first, with a warning."""
 
 
 @dataclass
@@ -100,6 +104,8 @@ async def local_fleet(target: Target, wanted: Wanted) -> AsyncIterator[LocalFlee
         bus = await stack.enter_async_context(
             await connect(connection, target.fleet, create=settings)
         )
+        if (await bus.log_position()).last_sequence > 0:
+            note_line(STARTS_ANEW)
         simulated = SimulatedFleet(wanted.nodes, behaviour=Behaviour(seed=wanted.seed))
         host = AdapterHost(bus, SimulatedAdapter(wanted.backend, simulated))
         worker = Worker(bus, WORKER_NAME)

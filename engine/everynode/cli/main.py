@@ -15,9 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from everynode import __version__
-from everynode.cli.exits import exit_code_of
+from everynode.cli.exits import ExitCode, exit_code_of
 from everynode.cli.options import LogFormatOption, LogLevelOption, NoColor
-from everynode.cli.terminal import error_line, forbid_color
+from everynode.cli.terminal import discard_stdout, error_line, forbid_color
 from everynode.errors import EverynodeError
 
 EPILOG = """
@@ -122,7 +122,17 @@ def everynode(
 def run() -> None:
     """Run the command line of this process; an error of ours is one line on stderr, not a traceback."""
     try:
-        app(prog_name="everynode")
+        try:
+            app(prog_name="everynode")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough (`| head`)
+        discard_stdout()
+        sys.exit(ExitCode.DONE)
+    except OSError as error:  # a full disk, a terminal that is gone
+        discard_stdout()
+        error_line(f"{error.filename or 'the result cannot be written'}: {error.strerror or error}")
+        sys.exit(ExitCode.REFUSED)
     except EverynodeError as error:
         error_line(str(error))
         sys.exit(exit_code_of(error))

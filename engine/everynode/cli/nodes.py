@@ -13,11 +13,13 @@ from everynode.cli.documents import Refused, refused_document, refused_file
 from everynode.cli.files import Source, read_sources
 from everynode.cli.terminal import note_line, warning_line
 from everynode.core.values import Node
+from everynode.errors import InvalidObjectError, Problem
 from everynode.manifest import read_nodes
 from everynode_simulated import generate_nodes
 
 NODE_COUNT_DEFAULT = 60
 NODE_COUNT_MAX = 200_000
+NO_NODE = "has no v1 Node in it"
 
 NodeCount = Annotated[
     int | None,
@@ -51,6 +53,11 @@ class FoundNodes(NamedTuple):
     nodes: list[Node]
     refused: list[Refused]
 
+    @property
+    def usable(self) -> bool:
+        """There is a fleet to simulate: nodes, or nobody asked for any."""
+        return bool(self.nodes) or not self.refused
+
 
 def find_nodes(count: int | None, files: list[str] | None, seed: int, backend: str) -> FoundNodes:
     """Generate nodes or read them; says on stderr what is wrong with files.
@@ -66,16 +73,23 @@ def find_nodes(count: int | None, files: list[str] | None, seed: int, backend: s
     return _read_nodes(files, backend)
 
 
-def _read_nodes(files: list[str], backend: str) -> FoundNodes:
-    sources = list(read_sources(files))
-    refused = [refused_file(each) for each in sources if not isinstance(each, Source)]
-    found = read_nodes([each for each in sources if isinstance(each, Source)], backend)
+def _read_nodes(paths: list[str], backend: str) -> FoundNodes:
+    found_at = {path: list(read_sources([path])) for path in paths}
+    everything = [each for found in found_at.values() for each in found]
+    refused = [refused_file(each) for each in everything if not isinstance(each, Source)]
+    found = read_nodes([each for each in everything if isinstance(each, Source)], backend)
     refused += [refused_document(rejected) for rejected in found.rejected]
+    mentioned = {each.file for each in (*found.accepted, *found.rejected)}
+    refused += [
+        refused_file(InvalidObjectError(path, (Problem("", NO_NODE),)))
+        for path, sources in found_at.items()
+        if all(isinstance(each, Source) and each.name not in mentioned for each in sources)
+    ]
     for each in refused:
         each.report()
     for accepted in found.accepted:
         for warning in accepted.warnings:
-            warning_line(f"{accepted.subject}: {warning}")
+            warning_line(f"{accepted.place}: {accepted.subject}: {warning}")
     if found.skipped:
         note_line(f"skipped {len(found.skipped)} documents that are no Node")
     return FoundNodes([accepted.node for accepted in found.accepted], refused)

@@ -19,6 +19,7 @@ import typer
 from everynode.cli.exits import ExitCode
 from everynode.cli.running import run
 from everynode.cli.terminal import discard_stdout, forbid_color
+from everynode.errors import ConfigurationError
 from everynode.runtime.settings import SERVER_DEFAULT, Connection
 
 _CONNECTION = "Connection"
@@ -74,6 +75,16 @@ Nats = Annotated[
         metavar="URL",
         help="Where the log is; once for each server of a cluster. (env: EVERYNODE_NATS)",
         show_default=SERVER_DEFAULT,
+        rich_help_panel=_CONNECTION,
+    ),
+]
+NatsOfUp = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--nats",
+        metavar="URL",
+        help="Use this server, and start none; once for each of a cluster. EVERYNODE_NATS is not looked at.",
+        show_default="a server of its own",
         rich_help_panel=_CONNECTION,
     ),
 ]
@@ -163,7 +174,22 @@ def _target(  # the signature is the declaration of the options
         "tls_key": tls_key,
     }
     overrides = {name: value for name, value in given.items() if value}
+    check_fleet_name(fleet, "--fleet")
     return Target(Connection.from_environment(overrides), fleet, bool(nats))
+
+
+def check_fleet_name(name: str, param_hint: str) -> None:
+    """Make sure that a fleet can be called so.
+
+    Raises:
+        typer.BadParameter: It cannot.
+    """
+    from everynode.wire import Subjects  # noqa: PLC0415 - the root's help needs no messages
+
+    try:
+        Subjects(name, shards=1)
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error), param_hint=param_hint) from error
 
 
 def prepare_messages(
@@ -191,16 +217,22 @@ _Command = Callable[Concatenate[Target, _P], Coroutine[Any, Any, ExitCode]]
 
 
 def connected(
-    log_level: LogLevel = LogLevel.WARNING,
+    log_level: LogLevel = LogLevel.WARNING, *, own_server: bool = False
 ) -> Callable[[_Command[_P]], Callable[..., None]]:
     """Make a command of a coroutine function that takes a target: add the options, run it, exit with its code.
 
     Args:
         log_level: From which level on it logs if nobody says so.
+        own_server: Without --nats it starts a server, wherever other commands would look for one.
     """
 
     def decorate(command: _Command[_P]) -> Callable[..., None]:
         target_options = _parameters_of(_target)
+        if own_server:
+            target_options = [
+                each.replace(annotation=NatsOfUp) if each.name == "nats" else each
+                for each in target_options
+            ]
         message_options = [
             parameter
             for parameter in _parameters_of(prepare_messages)

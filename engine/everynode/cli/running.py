@@ -1,7 +1,8 @@
 """How a command's coroutine is run: until it is done, or until somebody asks it to stop.
 
-`options.connected` runs every command that speaks to a fleet through this module. The first SIGINT (Ctrl-C) or SIGTERM
-cancels the command, which then has a bounded time to leave in order; the second one ends the process at once.
+`options.connected` runs every command that speaks to a fleet through this module. The first SIGINT (Ctrl-C), SIGTERM or
+SIGHUP (its terminal was closed) cancels the command, which then has a bounded time to leave in order; the second one
+ends the process at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ GARBAGE_THRESHOLD = 50_000
 """After how many new objects Python looks for cycles. What a worker keeps is large, long-lived and free of them:
 looking through it after every 700 new objects, as Python does by default, takes a fifteenth of all time."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(command: Coroutine[Any, Any, ExitCode]) -> ExitCode:
@@ -48,12 +49,14 @@ async def _until_done_or_asked(command: Coroutine[Any, Any, ExitCode]) -> ExitCo
     loop = asyncio.get_running_loop()
     asked = loop.create_future()
 
+    heeded = [number for number in _SIGNALS if not _ignored(number)]
+
     def ask() -> None:
-        for number in _SIGNALS:
+        for number in heeded:
             loop.remove_signal_handler(number)  # the next one ends the process at once
         asked.set_result(None)
 
-    for number in _SIGNALS:
+    for number in heeded:
         loop.add_signal_handler(number, ask)
     await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
@@ -64,6 +67,11 @@ async def _until_done_or_asked(command: Coroutine[Any, Any, ExitCode]) -> ExitCo
             sys.stderr.flush()
             os._exit(ExitCode.REFUSED)
     return ExitCode.INTERRUPTED if task.cancelled() else task.result()
+
+
+def _ignored(number: signal.Signals) -> bool:
+    """Say whether we were started so as to outlive this signal, as `nohup` does with SIGHUP."""
+    return signal.getsignal(number) is signal.SIG_IGN and number is signal.SIGHUP
 
 
 async def until_stopped(*parts: Coroutine[Any, Any, None]) -> None:
@@ -85,6 +93,7 @@ async def beside(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
     Raises:
         EverynodeError: The first that failed failed so, a part or the body; all the others were stopped.
+        OSError: As well; that is how writing to stdout fails.
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -92,10 +101,10 @@ async def beside(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             yield
             for task in tasks:
                 task.cancel()
-    except* EverynodeError as failed:
+    except* (EverynodeError, OSError) as failed:
         raise _first(failed) from None
 
 
-def _first(group: BaseExceptionGroup[EverynodeError]) -> EverynodeError:
+def _first(group: BaseExceptionGroup[EverynodeError | OSError]) -> EverynodeError | OSError:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

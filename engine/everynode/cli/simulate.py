@@ -1,7 +1,8 @@
 """`everynode simulate`: what may happen to a simulated fleet, made to happen.
 
 Each command is one request to the adapter of a simulated backend, beside the log; what comes of it is observed and
-then stands in the log like everything else. The adapter checks the requests, this module only writes them.
+then stands in the log like everything else. This module writes the requests and refuses what cannot be one;
+whether it can be done, the adapter knows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from everynode.cli.exits import ExitCode
 from everynode.cli.options import Namespace, Target, connected
 from everynode.cli.resources import NODES, PODS, Resource
 from everynode.cli.terminal import error_line
+from everynode.manifest.names import (
+    label_value_problem,
+    qualified_name_problem,
+    subdomain_problem,
+)
+from everynode.manifest.podtemplate import EFFECTS
 from everynode.runtime.host import control_subject
 from everynode.runtime.jetstream import connect
 
@@ -49,6 +56,16 @@ async def _ask(target: Target, backend: str, request: dict[str, Any], done: str)
     return ExitCode.DONE
 
 
+def _checked_node(name: str) -> str:
+    _refuse_if(subdomain_problem(name))
+    return name
+
+
+def _refuse_if(problem: str | None) -> None:
+    if problem:
+        raise typer.BadParameter(problem)
+
+
 def _said(resource: Resource, name: str, done: str) -> str:
     return f"{resource.qualified}/{name} {done}"
 
@@ -67,15 +84,17 @@ async def label_node(
 ) -> ExitCode:
     """Set and remove labels of a node."""
     put, remove = split_labels(changes)
-    request = {"verb": "label-node", "node": node, "put": put, "remove": remove}
-    return await _ask(target, backend, request, _said(NODES, node, "labeled"))
+    request = {"verb": "label-node", "node": _checked_node(node), "put": put, "remove": remove}
+    return await _ask(
+        target, backend, request, _said(NODES, node, "labeled" if put else "unlabeled")
+    )
 
 
 def split_labels(changes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Read `key=value` (to set) and `key-` (to remove).
 
     Raises:
-        typer.BadParameter: One is neither.
+        typer.BadParameter: One is neither, or no label can be written so.
     """
     put: dict[str, str] = {}
     remove: list[str] = []
@@ -89,6 +108,10 @@ def split_labels(changes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             raise typer.BadParameter(
                 f"{change!r}: write KEY=VALUE to set a label, KEY- to remove it"
             )
+    for key in (*put, *remove):
+        _refuse_if(qualified_name_problem(key))
+    for value in put.values():
+        _refuse_if(label_value_problem(value))
     return put, remove
 
 
@@ -111,15 +134,17 @@ async def taint_node(
 ) -> ExitCode:
     """Set and remove taints of a node."""
     put, remove = split_taints(changes)
-    request = {"verb": "taint-node", "node": node, "put": put, "remove": remove}
-    return await _ask(target, backend, request, _said(NODES, node, "tainted"))
+    request = {"verb": "taint-node", "node": _checked_node(node), "put": put, "remove": remove}
+    return await _ask(
+        target, backend, request, _said(NODES, node, "tainted" if put else "untainted")
+    )
 
 
 def split_taints(changes: Sequence[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Read `key=value:Effect` and `key:Effect` (to set), `key:Effect-` and `key-` (to remove).
 
     Raises:
-        typer.BadParameter: One is none of them.
+        typer.BadParameter: One is none of them, or no taint can be written so.
     """
     put: list[dict[str, str]] = []
     remove: list[dict[str, str]] = []
@@ -128,6 +153,10 @@ def split_taints(changes: Sequence[str]) -> tuple[list[dict[str, str]], list[dic
         pair, _, effect = text.partition(":")
         key, _, value = pair.partition("=")
         taint = {"key": key, "effect": effect}
+        if key:
+            _refuse_if(qualified_name_problem(key) or label_value_problem(value))
+        if effect and effect not in EFFECTS:
+            _refuse_if(f"{effect!r} is not an effect: write one of {', '.join(EFFECTS)}")
         if key and change.endswith("-"):
             remove.append(taint)
         elif key and effect:
@@ -146,7 +175,7 @@ async def cordon_node(
     target: Target, node: NodeName, *, backend: Backend = BACKEND_DEFAULT
 ) -> ExitCode:
     """Mark a node as unschedulable, as `kubectl cordon` does."""
-    request = {"verb": "cordon", "node": node}
+    request = {"verb": "cordon", "node": _checked_node(node)}
     return await _ask(target, backend, request, _said(NODES, node, "cordoned"))
 
 
@@ -156,7 +185,7 @@ async def uncordon_node(
     target: Target, node: NodeName, *, backend: Backend = BACKEND_DEFAULT
 ) -> ExitCode:
     """Take back what cordon-node did."""
-    request = {"verb": "uncordon", "node": node}
+    request = {"verb": "uncordon", "node": _checked_node(node)}
     return await _ask(target, backend, request, _said(NODES, node, "uncordoned"))
 
 
@@ -181,7 +210,11 @@ async def add_node(
     taints, no_taints = split_taints(taint or ())
     if no_labels or no_taints:
         raise typer.BadParameter("a node that joins has nothing yet that could be removed")
-    request: dict[str, Any] = {"verb": "add-node", "name": node, "labels": labels}
+    request: dict[str, Any] = {
+        "verb": "add-node",
+        "name": _checked_node(node),
+        "labels": labels,
+    }
     if taints:
         request["taints"] = taints
     return await _ask(target, backend, request, _said(NODES, node, "added"))
@@ -193,7 +226,7 @@ async def delete_node(
     target: Target, node: NodeName, *, backend: Backend = BACKEND_DEFAULT
 ) -> ExitCode:
     """Let a node leave for good."""
-    request = {"verb": "delete-node", "node": node}
+    request = {"verb": "delete-node", "node": _checked_node(node)}
     return await _ask(target, backend, request, _said(NODES, node, "deleted"))
 
 

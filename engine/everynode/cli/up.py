@@ -65,7 +65,7 @@ class Plan:
 
 
 @app.command("up", epilog=EPILOG)
-@connected()
+@connected(own_server=True)
 async def up(
     target: Target,
     paths: Annotated[
@@ -104,6 +104,8 @@ async def up(
     if data is not None and target.nats_given:
         raise typer.BadParameter("with --nats the log is not kept here", param_hint="--data")
     found = find_nodes(nodes, nodes_from, seed, BACKEND_DEFAULT)
+    if not found.usable:
+        return ExitCode.REFUSED
     documents = read_documents(paths or [])
     documents.report()
     documents.keep_last()

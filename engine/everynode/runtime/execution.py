@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from everynode import wire
 from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outcome_of
 from everynode.core.events import NodeObserved
+from everynode.core.values import SetKey
 from everynode.errors import (
     InvariantError,
     MalformedMessageError,
@@ -47,7 +48,8 @@ class ExecutionLimits:
 
     Attributes:
         in_flight_max: Commands that the log hands out before the first of them is acknowledged.
-        concurrency_max: Calls to the adapter at once.
+        concurrency_max: Calls to the adapter at once. No set has more of them than an equal share, with one share
+            left for a set that has none yet: calls that hang for one set are not in the way of another.
         apply_timeout_ms: How long one call may take; after that its outcome is unknown.
         tries_max: After how many tries a command has failed.
         retry_first_ms: How long to wait after the first try; twice as long after each further one.
@@ -120,6 +122,8 @@ class Execution:
         self._doubt = doubt
         self._queue: asyncio.Queue[_Task] = asyncio.Queue(limits.in_flight_max)
         self._busy: dict[Place, deque[_Task]] = {}
+        self._calls: Counter[SetKey] = Counter()
+        self._parked: dict[SetKey, deque[_Task]] = {}
         self._in_hand: set[_Task] = set()
         self._answered: OrderedDict[_Message, Outcome] = OrderedDict()
         self._to_acknowledge: list[_Task] = []
@@ -175,15 +179,41 @@ class Execution:
         """Take commands one after the other; leave those for a busy place to whoever is busy there."""
         while True:
             task = await self._queue.get()
-            waiting = self._busy.get(task.place)
-            if waiting is not None:
-                waiting.append(task)
+            key = task.command.set_key
+            if key in self._parked or self._calls[key] >= self._share(key):
+                self._parked.setdefault(key, deque()).append(task)
                 continue
-            waiting = self._busy[task.place] = deque()
-            await self._try(task)
-            while waiting:
-                await self._try(waiting.popleft())
-            del self._busy[task.place]
+            self._calls[key] += 1
+            await self._work_at(task)
+            while key in self._parked and self._calls[key] <= self._share(key):
+                await self._work_at(self._unpark(key))
+            self._calls[key] -= 1
+            if not self._calls[key]:
+                del self._calls[key]
+
+    def _share(self, key: SetKey) -> int:
+        """Say how many calls a set may have in hand now."""
+        sets = len(self._calls.keys() | {key}) + 1
+        return max(1, self._limits.concurrency_max // sets)
+
+    def _unpark(self, key: SetKey) -> _Task:
+        parked = self._parked[key]
+        task = parked.popleft()
+        if not parked:
+            del self._parked[key]
+        return task
+
+    async def _work_at(self, task: _Task) -> None:
+        """Carry out a command, and what has come for the same place meanwhile, one after the other."""
+        waiting = self._busy.get(task.place)
+        if waiting is not None:
+            waiting.append(task)
+            return
+        waiting = self._busy[task.place] = deque()
+        await self._try(task)
+        while waiting:
+            await self._try(waiting.popleft())
+        del self._busy[task.place]
 
     async def _try(self, task: _Task) -> None:
         """Carry out one command and answer it, or see to it that it comes again."""
@@ -193,6 +223,11 @@ class Execution:
             self._answer(task, known)
             return
         try:
+            if task.delivery.delivery_count > 1 and await self._answered_before(task):
+                self._counts.repeated += 1
+                self._to_acknowledge.append(task)
+                self._stored.set()
+                return
             outcome = await self._carry_out(task)
         except (UnavailableError, OutcomeUnknownError) as error:
             await self._try_again_later(task, str(error), getattr(error, "retry_after_ms", None))
@@ -209,6 +244,18 @@ class Execution:
         else:
             self._counts.outcomes[outcome.result] += 1
             self._answer(task, outcome)
+
+    async def _answered_before(self, task: _Task) -> bool:
+        """Say whether the log has this command's outcome: a host that is gone stored it and could not say so."""
+        subject = self._bus.subjects.of(outcome_of(task.command, "done"))
+        received = await self._bus.last(subject)
+        if received is None or received.sequence <= task.delivery.received.sequence:
+            return False
+        try:
+            wire.decode_from(self._bus.subjects, subject, received.payload)
+        except MalformedMessageError:
+            return False
+        return True
 
     async def _carry_out(self, task: _Task) -> Outcome:
         command = task.command

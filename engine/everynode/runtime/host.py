@@ -18,6 +18,7 @@ import structlog
 from everynode import wire
 from everynode.errors import EverynodeError, StaleError, UnavailableError
 from everynode.ports import Adapter, Clock, Controllable
+from everynode.runtime.claim import Claim
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.execution import Execution, ExecutionLimits
@@ -68,6 +69,8 @@ class AdapterHost:
         self._settings = settings or HostSettings()
         self._clock = clock or SystemClock()
         self._logbook: Logbook | None = None
+        subject = f"{bus.subjects.prefix}.host.{wire.token(adapter.backend)}"
+        self._claim = Claim(bus, subject, self._clock)
 
     @property
     def published_sequence(self) -> int:
@@ -77,24 +80,32 @@ class AdapterHost:
     async def run(self) -> None:
         """Observe and carry out, until cancelled; start again from STATE when the log is not what it was.
 
+        While another host of this backend is at work, stand by.
+
         Raises:
             ConfigurationError: The backend is not the one that the fleet knows under this name.
             UnavailableError: The log could not be reached at the start.
         """
         await self._bus.record_backend(self._adapter.backend, self._adapter.identity)
-        if isinstance(self._adapter, Controllable):
-            subject = control_subject(self._bus.subjects, self._adapter.backend)
-            await self._bus.serve(subject, partial(_answer_request, self._adapter))
         failures = 0
         while True:
             observer = Observer(self._adapter, self._settings.observe, self._clock, self.counts)
             try:
+                await self._claim.take()
+                await self._serve_control()
                 await self._run_session(observer)
             except* (StaleError, UnavailableError) as errors:
                 reason = str(errors.exceptions[0])
                 log.warning("host starts again", backend=self._adapter.backend, reason=reason)
+            finally:
+                await self._claim.release()
             failures = 1 if observer.listed.is_set() else failures + 1
             await self._clock.sleep_ms(self._settings.observe.delay_ms(failures))
+
+    async def _serve_control(self) -> None:
+        if isinstance(self._adapter, Controllable):
+            subject = control_subject(self._bus.subjects, self._adapter.backend)
+            await self._bus.serve(subject, partial(_answer_request, self._adapter))
 
     async def _run_session(self, observer: Observer) -> None:
         """Load, then observe, follow and carry out."""
@@ -112,6 +123,7 @@ class AdapterHost:
             doubt=observer.doubt,
         )
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._claim.keep())
             group.create_task(logbook.write_out())
             group.create_task(logbook.follow(from_sequence))
             await logbook.caught_up.wait()

@@ -249,6 +249,10 @@ class JetStreamBus:
 
         await self._link.serve(subject, receive)
 
+    async def stop_serving(self, subject: str) -> None:
+        """Answer no more on a subject; repeating this is harmless."""
+        await self._link.stop_serving(subject)
+
     async def log_position(self) -> LogPosition:
         """Say where LOG begins and ends now.
 

@@ -101,7 +101,8 @@ class Link:
         self._closing = False
         self._lost = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
-        self._served: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
+        self._served: dict[str, Callable[[Msg], Awaitable[None]]] = {}
+        self._serving: dict[str, Subscription] = {}
         self._overseer: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
 
@@ -174,14 +175,24 @@ class Link:
         )
 
     async def serve(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
-        """Hear messages for the life of the link, over this connection and those that replace it.
+        """Hear messages until ``stop_serving``, over this connection and those that replace it.
 
         Raises:
             UnavailableError: There is no connection.
         """
         client = self._ready()
-        await client.subscribe(subject, cb=receive)
-        self._served.append((subject, receive))
+        self._serving[subject] = await client.subscribe(subject, cb=receive)
+        self._served[subject] = receive
+
+    async def stop_serving(self, subject: str) -> None:
+        """Hear no more messages on a subject; repeating this is harmless."""
+        self._served.pop(subject, None)
+        subscription = self._serving.pop(subject, None)
+        if subscription is not None:
+            with contextlib.suppress(
+                errors.Error
+            ):  # the connection, and with it the subscription, may be gone
+                await subscription.unsubscribe()
 
     async def publish(
         self,
@@ -279,8 +290,8 @@ class Link:
             await asyncio.sleep(delay_ms(failures) / 1000)
             try:
                 client, exchange = await self._connect()
-                for subject, receive in self._served:
-                    await client.subscribe(subject, cb=receive)
+                for subject, receive in list(self._served.items()):
+                    self._serving[subject] = await client.subscribe(subject, cb=receive)
             except (ConfigurationError, UnavailableError, errors.Error) as error:
                 failures += 1
                 log.warning("cannot connect to NATS again yet", error=str(error))

@@ -170,9 +170,12 @@ class Logbook:
             self._say(renounced)
         try:
             self._check_backend(fact)
-            subject = self._bus.subjects.of(fact)
             payload = wire.encode(fact)
-        except RefusedError as error:
+            subject = self._bus.subjects.of(fact)
+            wire.decode_from(
+                self._bus.subjects, subject, payload
+            )  # whoever reads it will do the same
+        except (RefusedError, UnicodeError) as error:
             self._counts.invalid += 1
             log.warning("observation refused", kind=type(fact).__name__, reason=str(error))
             return

@@ -43,6 +43,7 @@ class ObserveLimits:
         relist_interval_ms: How often everything is listed again without any doubt, about.
         confirm_delay_ms: How long to wait before asking for a second list that confirms a great loss.
         doubt_delay_ms: How long to wait before listing again after any doubt.
+        sound_after_ms: How long an adapter must have gone on after complete lists for a failure to be a first one.
     """
 
     retry_first_ms: int = 200
@@ -51,6 +52,7 @@ class ObserveLimits:
     relist_interval_ms: int = 600_000
     confirm_delay_ms: int = 1_000
     doubt_delay_ms: int = 2_000
+    sound_after_ms: int = 60_000
 
     def delay_ms(self, failures: int) -> int:
         """How long to wait after so many failures, spread so that many do not return at once."""
@@ -95,6 +97,7 @@ class Observer:
         while True:
             self._nodes.complete = self._pods.complete = False
             self._lists_ended.clear()
+            began_ms = self._clock.now_ms()
             taking = asyncio.create_task(self._take_all(logbook))
             ending = asyncio.create_task(self._until_relist())
             try:
@@ -105,7 +108,9 @@ class Observer:
                 ending.cancel()
                 results = await asyncio.gather(taking, ending, return_exceptions=True)
             if has_failed:
-                failures = 1 if self._complete else failures + 1
+                lasted_ms = self._clock.now_ms() - began_ms
+                sound = self._complete and lasted_ms > self._limits.sound_after_ms
+                failures = 1 if sound else failures + 1
                 await self._clock.sleep_ms(self._failed(results[0], failures))
 
     # --- when to begin anew -------------------------------------------------------------------------------------------

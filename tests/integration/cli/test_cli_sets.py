@@ -95,6 +95,17 @@ def test_apply_refuses_one_and_applies_the_others(
     assert (nothing.code, nothing.out) == (1, "")
 
 
+def test_apply_nothing(fleet_up: Everynode, tmp_path: Path) -> None:
+    """Files in which there is nothing at all are an error, as they are for kubectl."""
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("# nothing\n---\n", encoding="utf-8")
+    for ended in (
+        fleet_up("apply", "-f", empty),
+        fleet_up("apply", "-f", "-"),
+    ):
+        assert ended == (1, "", "error: no objects passed to apply\n")
+
+
 def test_what_get_prints_can_be_applied(fleet_up: Everynode) -> None:
     """Applying what `get -o yaml` printed changes nothing."""
     printed = fleet_up("get", "ds", "-A", "-o", "yaml")
@@ -130,7 +141,12 @@ def test_delete_can_leave_the_pods(
     """L2: pods of a set that was deleted as an orphan stay, although the fleet has long settled again."""
     fleet_up("apply", "-f", "-", stdin=manifest("a", namespace=namespace))
     status = ("get", "ds", "a", "-n", namespace, "-o", "json")
-    covered = fleet_up.until(*status, holds=lambda out: '"numberReady": 1' in out)
+
+    def is_covered(out: str) -> bool:
+        found = json.loads(out).get("status", {"numberReady": 0})
+        return bool(0 < found["numberReady"] == found["desiredNumberScheduled"])
+
+    covered = fleet_up.until(*status, holds=is_covered)
     ready = json.loads(covered)["status"]["numberReady"]
     assert fleet_up("delete", "ds", "a", "-n", namespace, "--cascade", "orphan").code == 0
     fleet_up("apply", "-f", "-", stdin=manifest("b", namespace=namespace))
@@ -244,6 +260,29 @@ def test_a_reader_that_has_had_enough(fleet_up: Everynode) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "{\n", "")
 
 
+def test_output_that_cannot_be_written(fleet_up: Everynode) -> None:
+    """A full disk is one line and an error, not a traceback."""
+    for arguments in (("get", "nodes"), ("get", "pods", "-A", "-o", "json"), ("version",)):
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            ended = subprocess.run(
+                [fleet_up.program, *arguments],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=fleet_up.environment(),
+                timeout=60,
+                check=False,
+            )
+        assert ended.returncode == 1
+        assert ended.stderr == ("error: the result cannot be written: No space left on device\n")
+
+
+def test_a_fleet_that_cannot_be_called_so(fleet_up: Everynode) -> None:
+    """A name that no fleet can have is wrong usage."""
+    for arguments in (("get", "ds", "--fleet", "Bad_X"), ("fleet", "show", "Bad_X")):
+        assert fleet_up(*arguments).code == 2
+
+
 # --- describe, explain, simulate --------------------------------------------------------------------------------------
 
 
@@ -264,6 +303,14 @@ def test_describe(fleet_up: Everynode, namespace: str, manifest: Callable[..., s
     assert any(line.startswith("By: worker up") for line in lines)
     assert any(line.startswith("Reason: ") for line in lines)
     assert "open-sesame" not in ended.out
+    document = json.loads(fleet_up("describe", "ds", "a", "-n", namespace, "-o", "json").out)
+    decision = document.pop("lastDecision")
+    assert (decision["worker"], decision["generation"]) == ("up", 1)
+    assert {"eligible", "surplus", "creates", "deletes"} < set(decision["counts"])
+    same = json.loads(fleet_up("get", "ds", "a", "-n", namespace, "-o", "json").out)
+    assert (document["metadata"], document["spec"]) == (same["metadata"], same["spec"])
+    all_of_them = yaml.safe_load(fleet_up("describe", "ds", "-n", namespace, "-o", "yaml").out)
+    assert [each["metadata"]["name"] for each in all_of_them["items"]] == ["a"]
     absent = fleet_up("describe", "ds/nope", "-n", namespace)
     assert (absent.code, absent.out) == (1, "")
 
@@ -361,4 +408,27 @@ def test_simulate_what_cannot_be(fleet_up: Everynode) -> None:
     assert unknown.err.startswith("error: ")
     assert fleet_up("simulate", "label-node", "nope", "a=b", "--backend", "other").code == 3
     assert fleet_up("simulate", "label-node", "nope", "a").code == 2
-    assert fleet_up("simulate", "add-node", "x", "-l", "a-").code == 2
+    for wrong in (
+        ("add-node", "x", "-l", "a-"),
+        ("add-node", "Bad_Name"),
+        ("delete-node", "Bad_Name"),
+        ("label-node", "x", "a b=1"),
+        ("taint-node", "x", "a=b:Never"),
+    ):
+        ended = fleet_up("simulate", *wrong)
+        assert (ended.code, ended.out) == (2, ""), wrong
+
+
+def test_simulate_says_what_was_done(fleet_up: Everynode) -> None:
+    """What only takes away says so, as kubectl does."""
+    node = node_with(fleet_up, "kubernetes.io/os=linux")
+    said = [
+        fleet_up("simulate", verb, node, change).out.split()[1]
+        for verb, change in (
+            ("label-node", "said=1"),
+            ("label-node", "said-"),
+            ("taint-node", "said:PreferNoSchedule"),
+            ("taint-node", "said-"),
+        )
+    ]
+    assert said == ["labeled", "unlabeled", "tainted", "untainted"]

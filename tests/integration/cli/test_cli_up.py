@@ -178,6 +178,30 @@ def test_a_log_that_is_kept(
     assert after["converged"] is True
 
 
+def test_a_fleet_that_starts_anew(everynode: Everynode, tmp_path: Path) -> None:
+    """Only an `up` on a log from before says that its pods are made again."""
+    kept = tmp_path / "kept"
+    first, second = (everynode("up", "--once", "--nodes", "2", "--data", kept) for _ in range(2))
+    assert (first.code, second.code) == (0, 0)
+    assert "starts anew" not in first.err
+    assert second.err.count("starts anew") == 1
+
+
+def test_no_nodes_at_all(everynode: Everynode, tmp_path: Path) -> None:
+    """Where the files for the nodes have none, nothing is started."""
+    file = tmp_path / "nodes.yaml"
+    file.write_text("", encoding="utf-8")
+    ended = everynode("up", "--once", "--nodes-from", file)
+    assert ended == (1, "", f"error: {file}: has no v1 Node in it\n")
+
+
+def test_help_about_the_server(everynode: Everynode) -> None:
+    """`up` does not promise to look where the other commands look for the log."""
+    text = " ".join(everynode("up", "--help").out.split())
+    assert "a server of its own" in text
+    assert "env: EVERYNODE_NATS)" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -202,9 +226,9 @@ def listens(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_order(start: Callable[..., Running], number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end `up` well, and with it the server that it started."""
+    """Ctrl-C, SIGTERM and a closed terminal end `up` well, and with it the server that it started."""
     running = start("up", "--nodes", "3")
     running.line("all covered")
     address = running.address()

@@ -46,12 +46,9 @@ def stays_up(command: str) -> bool:
 
 
 def environment(address: str | None = None) -> dict[str, str]:
-    """The environment of a new terminal, after the `export` that `up` asks for."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("EVERYNODE_", "MAKE"))
-    }
+    """The environment of a new terminal, after the `export` that `up` asks for; nothing of a `make` around us."""
+    foreign = ("EVERYNODE_", "MAKE", "MFLAGS", "ARGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | ({"EVERYNODE_NATS": address} if address else {})
 
 

@@ -131,7 +131,7 @@ def messages() -> st.SearchStrategy[AnyMessage]:
             slot=wholes,
         ),
         st.builds(DeletePod, **COMMAND, pod_uid=names),
-        st.builds(Outcome, id=names, **SET_OF),
+        st.builds(Outcome, id=names, backend=names, **SET_OF),
         st.builds(
             StatusReported,
             status=st.builds(Status, **SET_OF, daemonset_uid=names, observed_generation=wholes),

@@ -233,6 +233,13 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], Limits]:
     """Draw a log: a world under random change for a while, within the time that workers remember."""
     machine = Fleets()
     world = machine.world
+    for node in draw(st.lists(strategies.nodes(), max_size=4)):
+        world.put_node(node)
+    world.apply_changed(strategies.plain_daemonset())
+    for _ in range(draw(st.integers(0, 4))):  # so that most histories have pods
+        world.decide()
+        while world.queue:
+            world.carry_out()
     for _ in range(draw(st.integers(1, 25))):
         world.now_ms += 10
         match draw(st.integers(0, 9)):

@@ -64,10 +64,10 @@ class Cooling(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A command that did not work, or was not heard of in time, lately."""
+    """A command that did not work, or was not heard of in time, lately; and the rest that its node takes for it."""
 
-    node: NodeKey
-    sequence: int
+    pending: Pending
+    cooling: Cooling
 
 
 class SetState:
@@ -122,6 +122,7 @@ class SetState:
         self.deletes_pending: Counter[str] = Counter()
         self.cooling_nodes: dict[NodeKey, Cooling] = {}
         self.failures: dict[str, Failure] = {}
+        self.failures_on: dict[NodeKey, tuple[str, ...]] = {}
         self.memories = 0
         self.touched: set[NodeKey] = set()
         self.journal_position = -1
@@ -215,12 +216,8 @@ class SetState:
     def forget_command(self, command_id: str, sequence: int) -> None:
         """Forget what became of a command of long ago."""
         failure = self.failures.get(command_id)
-        if failure is None or failure.sequence != sequence:
-            return
-        del self.failures[command_id]
-        cooling = self.cooling_nodes.get(failure.node)
-        if cooling is not None and cooling.sequence == sequence:
-            del self.cooling_nodes[failure.node]
+        if failure is not None and failure.pending.sequence == sequence:
+            self._drop_failure(command_id)
 
     @property
     def empty(self) -> bool:
@@ -234,6 +231,9 @@ class SetState:
         for command_id in self.pending_on.get(node, ()):
             if self.has_taken_effect(self.pending[command_id]):
                 self.settle(command_id)
+        for command_id in self.failures_on.get(node, ()):
+            if self.has_taken_effect(self.failures[command_id].pending):
+                self._drop_failure(command_id)  # it has worked after all
 
     def has_taken_effect(self, pending: Pending) -> bool:
         """Say whether what was observed shows that a command was carried out."""
@@ -250,7 +250,7 @@ class SetState:
         pending = Pending(command, sequence, command.expires_ms)
         node = command.node_key
         failure = self.failures.get(command.id)
-        if failure is not None and failure.sequence >= sequence:
+        if failure is not None and failure.pending.sequence >= sequence:
             return
         if command.id not in self.pending and not self.has_taken_effect(pending):
             self.pending[command.id] = pending
@@ -300,14 +300,33 @@ class SetState:
         if pending is None:
             return
         self.settle(command_id)
-        command, sequence, _ = pending
-        node = command.node_key
-        self.failures[command_id] = Failure(node, sequence)
-        known = self.cooling_nodes.get(node)
-        if known is None or known.sequence < sequence:
-            attempt = command.attempt + 1
-            retry_ms = time_ms + retry_delay_ms(attempt)
-            self.cooling_nodes[node] = Cooling(attempt, command.generation, sequence, retry_ms)
+        command, node = pending.command, pending.command.node_key
+        attempt = command.attempt + 1
+        retry_ms = time_ms + retry_delay_ms(attempt)
+        cooling = Cooling(attempt, command.generation, pending.sequence, retry_ms)
+        if command_id not in self.failures:
+            self.failures_on[node] = (*self.failures_on.get(node, ()), command_id)
+        self.failures[command_id] = Failure(pending, cooling)
+        self._cool(node)
+
+    def _drop_failure(self, command_id: str) -> None:
+        node = self.failures.pop(command_id).pending.command.node_key
+        left = tuple(other for other in self.failures_on[node] if other != command_id)
+        if left:
+            self.failures_on[node] = left
+        else:
+            del self.failures_on[node]
+        self._cool(node)
+
+    def _cool(self, node: NodeKey) -> None:
+        """Let a node rest for the failure of the latest command."""
+        failures = [self.failures[command_id] for command_id in self.failures_on.get(node, ())]
+        if failures:
+            latest = max(failures, key=lambda failure: failure.pending.sequence)
+            self.cooling_nodes[node] = latest.cooling
+        else:
+            self.cooling_nodes.pop(node, None)
+        self.touched.add(node)
 
     def replaced_uid(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
         """Return the uids of the pods that a new one on this node replaces; empty if there was none lately."""

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -45,6 +46,16 @@ def decision(bus: JetStreamBus, name: str = "a") -> str:
 def command(bus: JetStreamBus, number: int, backend: str = "b") -> Outgoing:
     """A message on the subject of a command."""
     return Outgoing(f"{bus.subjects.prefix}.command.{backend}.node.1.{number}", b"%d" % number)
+
+
+async def until_stopped(pid: int) -> None:
+    """Wait until every thread of a process that was sent SIGSTOP stands still: they do not all do so at once."""
+    threads = Path(f"/proc/{pid}/task")
+    while threads.exists() and any(  # noqa: ASYNC110 - a process tells nobody that it has stopped
+        (thread / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "T"
+        for thread in threads.iterdir()
+    ):
+        await asyncio.sleep(0.01)
 
 
 class TestPublish:
@@ -197,6 +208,7 @@ class TestPublish:
         monkeypatch.setattr(publishing, "PUBLISH_TIMEOUT_MS", 200)
         assert own_server.pid is not None
         os.kill(own_server.pid, signal.SIGSTOP)
+        await until_stopped(own_server.pid)
         try:
             for count in (1, 2):
                 with pytest.raises(OutcomeUnknownError):
@@ -215,6 +227,7 @@ class TestPublish:
         monkeypatch.setattr(publishing, "PUBLISH_TIMEOUT_MS", 3_600_000)
         assert own_server.pid is not None
         os.kill(own_server.pid, signal.SIGSTOP)
+        await until_stopped(own_server.pid)
         waiting = [asyncio.create_task(own_bus.publish(node_messages(own_bus, n))) for n in (1, 2)]
         await asyncio.sleep(0.1)
         await own_server.stop(kill=True)

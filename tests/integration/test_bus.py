@@ -48,13 +48,19 @@ def command(bus: JetStreamBus, number: int, backend: str = "b") -> Outgoing:
     return Outgoing(f"{bus.subjects.prefix}.command.{backend}.node.1.{number}", b"%d" % number)
 
 
-async def until_stopped(pid: int) -> None:
-    """Wait until every thread of a process that was sent SIGSTOP stands still: they do not all do so at once."""
+def stands_still(pid: int) -> bool:
+    """Say whether every thread of a process that was sent SIGSTOP has stopped: they do not all do so at once."""
     threads = Path(f"/proc/{pid}/task")
-    while threads.exists() and any(  # noqa: ASYNC110 - a process tells nobody that it has stopped
-        (thread / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "T"
-        for thread in threads.iterdir()
-    ):
+    states = [
+        (thread / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+        for thread in (threads.iterdir() if threads.exists() else ())
+    ]
+    return all(state == "T" for state in states)
+
+
+async def until_stopped(pid: int) -> None:
+    """Wait until a process that was sent SIGSTOP stands still."""
+    while not stands_still(pid):  # noqa: ASYNC110 - a process tells nobody that it has stopped
         await asyncio.sleep(0.01)
 
 

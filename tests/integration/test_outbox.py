@@ -7,11 +7,12 @@ from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
+from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.ports import Outgoing, Received
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.embedded import EmbeddedServer
 from everynode.runtime.jetstream import JetStreamBus, connect
-from everynode.runtime.outbox import BATCH_MESSAGES_MAX, Outbox
+from everynode.runtime.outbox import Outbox
 from everynode.runtime.settings import Connection, StreamSettings
 
 DEADLINE_S = 20

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.core.identity import shard_of
 from everynode.core.values import SetKey
 from everynode.runtime.delivering import ACK_WAIT_MS
-from everynode.runtime.publishing import BATCH_MESSAGES_MAX
 from everynode.runtime.settings import LOG_MAX_AGE_SECONDS, LOG_MAX_BYTES
 from everynode.runtime.streams import BACKEND, SCHEMA, SHARD_COUNT, log_name, state_name
 from everynode.wire import KINDS, SCHEMA_VERSION, TOMBSTONES, AnyMessage, Subjects, decode_from

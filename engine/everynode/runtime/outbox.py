@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.errors import MalformedMessageError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Bus, Clock, Outgoing
+from everynode.runtime.publishing import BATCH_BYTES_MAX
 
 log = structlog.get_logger(__name__)
 
-BATCH_MESSAGES_MAX = 1_000
-BATCH_BYTES_MAX = 8 * 1024 * 1024
 WAITING_MESSAGES_MAX = 100_000
 RETRY_FIRST_MS = 50
 RETRY_LAST_MS = 5_000

@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 
+from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.errors import (
     InvariantError,
     MalformedMessageError,
@@ -21,7 +22,6 @@ from everynode.errors import (
 from everynode.ports import Outgoing
 from everynode.runtime.link import ApiRefusal, Link, read_answer
 
-BATCH_MESSAGES_MAX = 1_000  # the server's limit
 BATCH_BYTES_MAX = 8 * 1024**2
 BATCHES_IN_FLIGHT_MAX = 16  # per process; the server allows 50 for a stream
 PUBLISH_TIMEOUT_MS = 5_000

@@ -14,12 +14,20 @@ from urllib.parse import quote
 
 import msgspec
 
-from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
+from everynode.core.commands import (
+    AdoptPod,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+)
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
     NodeGone,
     NodeObserved,
+    NoticeReported,
     PodGone,
     PodObserved,
     RevisionGone,
@@ -49,11 +57,17 @@ AnyMessage = (
     | Decision
     | CreatePod
     | DeletePod
+    | AdoptPod
+    | ReleasePod
     | Outcome
     | StatusReported
     | StatusGone
+    | NoticeReported
     | Tick
 )
+
+ORPHANS = "orphan"
+"""Stands in the place of the shard for pods that no set controls: every worker reads them."""
 
 TOMBSTONES = (NodeGone, PodGone, DaemonSetGone, RevisionGone, StatusGone)
 
@@ -140,8 +154,8 @@ class Subjects:
         """Name the subject of one node."""
         return f"{self.prefix}.node.{token(key.backend)}.{token(key.name)}"
 
-    def _of_pod(self, key: PodKey, owner: SetKey) -> str:
-        shard = shard_of(owner, self.shards)
+    def _of_pod(self, key: PodKey, owner: SetKey | None) -> str:
+        shard = ORPHANS if owner is None else shard_of(owner, self.shards)
         tail = f"{token(key.backend)}.{token(key.namespace)}.{token(key.name)}"
         return f"{self.prefix}.pod.{shard}.{tail}"
 
@@ -152,7 +166,7 @@ class Subjects:
                 return self._of_pod(pod.key, pod.set_key)
             case NodeObserved(node=node):
                 return self.of_node(node.key)
-            case CreatePod() | DeletePod():
+            case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
                 shard = shard_of(message.set_key, self.shards)
                 tail = f"{token(message.backend)}.{token(message.node)}.{shard}.{token(message.id)}"
                 return f"{self.prefix}.command.{tail}"
@@ -177,6 +191,8 @@ class Subjects:
                 return self.of_revision(message.set_key, message.hash)
             case StatusGone():
                 return self.of_set("status", message.set_key)
+            case NoticeReported(notice=notice):
+                return self.of_set("notice", notice.set_key)
             case Tick():
                 return f"{self.prefix}.tick.{message.shard}"
             case _:
@@ -201,6 +217,7 @@ class Subjects:
         kinds = ("pod", "daemonset", "revision", "status")
         return [
             self.of_kind("node"),
+            f"{self.prefix}.pod.{ORPHANS}.>",
             *(f"{self.prefix}.{kind}.{shard}.>" for shard in shards for kind in kinds),
         ]
 
@@ -208,7 +225,7 @@ class Subjects:
         """Name what a worker that has these shards reads from the log."""
         if len(shards) == self.shards:
             return [self.of_kind(kind.name) for kind in KINDS if kind.name != "notice"]
-        subjects = [self.of_kind("node")]
+        subjects = [self.of_kind("node"), f"{self.prefix}.pod.{ORPHANS}.>"]
         for shard in shards:
             kinds = ("pod", "daemonset", "revision", "decision", "outcome", "status")
             subjects.extend(f"{self.prefix}.{kind}.{shard}.>" for kind in kinds)

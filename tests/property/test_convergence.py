@@ -41,16 +41,16 @@ def fingerprint(fleet: FleetState) -> dict[object, object]:
             *("missing", "surplus"),
         )
         found[key] = {
-            **{name: names(fleet, getattr(state, name)) for name in bitmaps},
+            **{name: names(fleet, getattr(state.coverage, name)) for name in bitmaps},
             "pods": sorted((key, known.pod) for key, known in state.pods.items()),
             "pending": sorted(state.pending),
-            "stranded": sorted(state.stranded),
+            "stranded": sorted(state.coverage.stranded),
             "revisions": sorted(state.revisions),
             "windows": {
                 backend: state.slow_starts[backend].window(fleet.limits, fleet.now_ms)
                 for backend in strategies.BACKENDS
             },
-            "status": compute_status(state),
+            "status": compute_status(fleet, state.key),
             "reported": state.status,
             "proposal": proposal and (proposal.decision, proposal.others),
         }
@@ -204,7 +204,7 @@ class HurriedFleets(Fleets):
 
     def limits(self) -> Limits:
         """Allow two creates and one delete at a time."""
-        return Limits(creates_max=2, deletes_max=1)
+        return Limits(creates_max=2, changes_max=1)
 
 
 TestFleets = Fleets.TestCase

@@ -6,7 +6,7 @@ all. An adapter carries commands out and answers each with an outcome.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ BATCH_MESSAGES_MAX = 1_000
 
 Window = Annotated[int, msgspec.Meta(ge=1, le=BATCH_MESSAGES_MAX)]
 
-Verb = Literal["create", "delete"]
+Verb = Literal["create", "delete", "adopt", "release"]
 Result = Literal["done", "refused", "failed", "superseded"]
 
 
@@ -29,10 +29,13 @@ class CreatePod(Message, frozen=True):
         revision: Content hash of the template to make it from.
         slot: Which of the node's places for this set: 0, or 1 for the second pod during a surge.
         attempt: 0, raised by one each time this was tried and did not work.
+        failures: How many pods in a row have ended on this node for this generation; the pod is to carry it.
         expires_ms: Log time after which it must no longer be carried out: the worker has looked afresh.
         reason: Why, as a code (see ``core.decision``).
         template: Not on the log; the adapter host fills it in from the revision before ``apply``.
     """
+
+    verb: ClassVar[Verb] = "create"
 
     id: Name
     backend: Name
@@ -46,6 +49,7 @@ class CreatePod(Message, frozen=True):
     revision: str
     expires_ms: Whole
     slot: Whole = 0
+    failures: Whole = 0
     attempt: Whole = 0
     reason: str = ""
     template: msgspec.Raw | None = None
@@ -66,8 +70,10 @@ class CreatePod(Message, frozen=True):
         return PodKey(self.backend, self.namespace, self.pod)
 
 
-class DeletePod(Message, frozen=True):
-    """Make it so that this very pod (by uid) does not exist. A pod that is already gone is success."""
+class _OnPod(Message, frozen=True):
+    """Base of the commands about one very pod, named by its uid."""
+
+    verb: ClassVar[Verb]
 
     id: Name
     backend: Name
@@ -99,7 +105,33 @@ class DeletePod(Message, frozen=True):
         return PodKey(self.backend, self.namespace, self.pod)
 
 
-Command = CreatePod | DeletePod
+class DeletePod(_OnPod, frozen=True):
+    """Make it so that this very pod (by uid) does not exist. A pod that is already gone is success."""
+
+    verb: ClassVar[Verb] = "delete"
+
+
+class AdoptPod(_OnPod, frozen=True):
+    """Make the set (``daemonset_uid``) the controller of this very pod.
+
+    A pod that the set controls already is success. One that somebody else controls, that is being deleted or is gone,
+    is superseded. So it is if the backend knows the set and the set is gone or being deleted: that is to be looked
+    up, not remembered.
+    """
+
+    verb: ClassVar[Verb] = "adopt"
+
+
+class ReleasePod(_OnPod, frozen=True):
+    """Make it so that the set no longer controls this very pod. A pod that is gone, or not its own, is success."""
+
+    verb: ClassVar[Verb] = "release"
+
+
+Command = CreatePod | DeletePod | AdoptPod | ReleasePod
+
+COMMANDS = (CreatePod, DeletePod, AdoptPod, ReleasePod)
+"""The same, for ``isinstance``."""
 
 
 class Outcome(Message, frozen=True):
@@ -137,7 +169,7 @@ def outcome_of(command: Command, result: Result, message: str = "", pod_uid: str
         backend=command.backend,
         namespace=command.namespace,
         daemonset=command.daemonset,
-        verb="create" if isinstance(command, CreatePod) else "delete",
+        verb=command.verb,
         result=result,
         message=message,
         pod_uid=pod_uid,
@@ -152,15 +184,24 @@ class ReasonCount(Value, frozen=True):
 
 
 class Counts(Value, frozen=True):
-    """What the worker saw when it decided; numbers of nodes, except ``creates`` and ``deletes`` (commands)."""
+    """What the worker saw when it decided; numbers of nodes, except those of commands by verb.
+
+    Attributes:
+        unavailable: Eligible nodes without an available pod, those included that the rollout is taking down.
+        updated: Eligible nodes whose pod is of the wanted revision.
+    """
 
     eligible: Whole = 0
     occupied: Whole = 0
     missing: Whole = 0
     surplus: Whole = 0
     pending: Whole = 0
+    unavailable: Whole = 0
+    updated: Whole = 0
     creates: Whole = 0
     deletes: Whole = 0
+    adopts: Whole = 0
+    releases: Whole = 0
 
 
 class Decision(Message, frozen=True):
@@ -170,7 +211,7 @@ class Decision(Message, frozen=True):
         basis: Sequence of the last message of the log that the worker had folded.
         at_ms: Log time at the basis.
         worker: Who decided.
-        size: How many messages follow it in its batch (a revision and the commands).
+        size: How many messages follow it in its batch (revisions and commands).
         windows: Slow start: for each backend, how many creates may be pending there, as of this decision.
         reasons: Why, sorted by reason.
     """

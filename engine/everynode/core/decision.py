@@ -1,7 +1,9 @@
 """What is to be done for one set now: ``propose`` looks at the whole state of a set and says so, with reasons.
 
 Called by ``machine``. Level, not edge: it does not matter what happened, only how things are. At the fixed point it
-proposes nothing. Reasons of deletes that come from a node are the codes of ``eligibility``; the others are below.
+proposes nothing. Which pods are the set's is decided in ``claims``, which old ones are replaced in ``rollout``; here
+all of it becomes commands, within the limits. Reasons of deletes that come from a node are the codes of
+``eligibility``.
 """
 
 from __future__ import annotations
@@ -12,32 +14,44 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
+from everynode.core.claims import (
+    DUPLICATE,
+    NODE_GONE,
+    OUTDATED,
+    POD_FAILED,
+    POD_SUCCEEDED,
+    RELEASED,
+    SET_DELETED,
+    Unwanted,
+    claim,
+)
 from everynode.core.commands import (
-    BATCH_MESSAGES_MAX,
+    COMMANDS,
+    AdoptPod,
     Command,
     Counts,
     CreatePod,
     Decision,
     DeletePod,
     ReasonCount,
+    ReleasePod,
 )
 from everynode.core.eligibility import verdict
 from everynode.core.events import RevisionGone, RevisionRecorded, StatusGone
 from everynode.core.identity import command_id, pod_name
 from everynode.core.index import EMPTY
-from everynode.core.setstate import SetState, seniority
+from everynode.core.revisions import REVISIONS_REMOVED_MAX, to_forget, to_record
+from everynode.core.rollout import NewPods, next_step, rollout_of
+from everynode.core.setstate import SetState
 from everynode.core.state import FleetState
-from everynode.core.values import Node, NodeKey, Pod, Revision, SetKey
+from everynode.core.values import DaemonSet, Node, NodeKey, SetKey
 from everynode.errors import InvariantError
 
 NODE_HAS_NO_POD = "NodeHasNoPod"
-NODE_GONE = "NodeGone"
-SET_DELETED = "SetDeleted"
-OWNER_REPLACED = "OwnerReplaced"
-POD_FAILED = "PodFailed"
-POD_SUCCEEDED = "PodSucceeded"
-DUPLICATE = "Duplicate"
+SELECTOR_MATCHES = "SelectorMatches"
 
+_OF_THE_NODES_POD = frozenset({DUPLICATE, OUTDATED, POD_FAILED, POD_SUCCEEDED})
+"""Reasons that do not matter where the node is no place for the set at all."""
 
 _Other = RevisionRecorded | RevisionGone | StatusGone | Command
 
@@ -73,14 +87,36 @@ def propose(fleet: FleetState, key: SetKey, worker: str) -> Proposal | None:
         return None  # a decision's commands are still on their way in
     if state.daemonset is None:
         return _propose_for_deleted(fleet, state, worker)
-    record = _record_revision(state)
-    creates = _creates(fleet, state)
-    deletes = _deletes(fleet, state)
-    if record is None and not creates and not deletes:
+    if left_alone(state.daemonset):
         return None
-    commands = sorted((*creates, *deletes), key=_command_order)
-    others = (*(() if record is None else (record,)), *commands)
+    step = next_step(state, fleet.index, fleet.limits.changes_max)
+    creates = _creates(fleet, state, step.add_on)
+    changes = _changes(fleet, state, step.take_down)
+    record = to_record(state, fleet.now_ms)
+    records = [
+        *(() if record is None else (record,)),
+        *to_forget(state, {command.revision for command in creates}),
+    ]
+    if not records and not creates and not changes:
+        return None
+    commands = sorted((*creates, *changes), key=_command_order)
+    others = (*records, *commands)
     return Proposal(key, state.fence, _decision(fleet, state, worker, others), others)
+
+
+def left_alone(daemonset: DaemonSet) -> bool:
+    """Say whether nothing is to be done for a set, whatever it has.
+
+    Its deletion has begun in a backend that takes care of its pods; or its selector selects everything, so that every
+    pod would be its own (pkg/controller/daemon/daemon_controller.go, syncDaemonSet).
+    """
+    return daemonset.deleting or selects_everything(daemonset)
+
+
+def selects_everything(daemonset: DaemonSet) -> bool:
+    """Say whether a set's selector is the empty one."""
+    selector = daemonset.selector
+    return not (selector.match_labels or selector.match_expressions)
 
 
 def _command_order(command: Command) -> tuple[str, str, str]:
@@ -91,10 +127,9 @@ def _propose_for_deleted(fleet: FleetState, state: SetState, worker: str) -> Pro
     """Take away what a deleted set has left, then what is on record about it."""
     if state.gone is None:
         return None
-    orphan = state.gone.cascade == "orphan"
-    commands = [] if orphan else _deletes(fleet, state)
-    others: tuple[_Other, ...] = (*sorted(commands, key=_command_order),)
-    if not others and (orphan or not state.pods):
+    commands = sorted(_changes(fleet, state, []), key=_command_order)
+    others: tuple[_Other, ...] = (*commands,)
+    if not others and not state.pods:
         others = _forget_records(state)
     if not others:
         return None
@@ -105,7 +140,7 @@ def _forget_records(state: SetState) -> tuple[_Other, ...]:
     namespace, name = state.key
     records: list[_Other] = [
         RevisionGone(namespace=namespace, daemonset=name, hash=revision, why=SET_DELETED)
-        for revision in sorted(state.revisions)[: BATCH_MESSAGES_MAX - 2]
+        for revision in sorted(state.revisions)[:REVISIONS_REMOVED_MAX]
     ]
     if state.status is not None:
         uid = state.status.daemonset_uid
@@ -115,32 +150,25 @@ def _forget_records(state: SetState) -> tuple[_Other, ...]:
     return tuple(records)
 
 
-def _record_revision(state: SetState) -> RevisionRecorded | None:
-    """Put the wanted template on record, before pods are made from it."""
-    daemonset = state.daemonset
-    if daemonset is None or state.revision in state.revisions:
-        return None
-    last = max((revision.number for revision in state.revisions.values()), default=0)
-    revision = Revision(
-        namespace=daemonset.namespace,
-        daemonset=daemonset.name,
-        daemonset_uid=daemonset.uid,
-        hash=state.revision,
-        number=last + 1,
-        template=daemonset.template,
-    )
-    return RevisionRecorded(revision=revision)
-
-
-def _creates(fleet: FleetState, state: SetState) -> list[Command]:
-    creates: list[Command] = []
+def _creates(fleet: FleetState, state: SetState, add_on: list[int]) -> list[CreatePod]:
+    """Make pods where there are none, then where the rollout adds one beside an old one."""
+    creates: list[CreatePod] = []
+    new_pods = NewPods(state)
+    nodes = state.coverage
     for backend, window in _windows(fleet, state).items():
         room = window - state.creates_pending[backend]
         room = min(room, fleet.limits.creates_max - len(creates))
-        if room > 0:
-            candidates = _on_backend(fleet, backend, state.missing)
-            ids = state.creates_backlogs[backend].first(candidates, room, fleet.index.key)
-            creates += [_create(fleet, state, fleet.index.node(node_id)) for node_id in ids]
+        if room <= 0:
+            continue
+        candidates = _on_backend(fleet, backend, nodes.missing)
+        ids = nodes.creates_backlogs[backend].first(candidates, room, fleet.index.key)
+        for node_id in ids:
+            node = fleet.index.node(node_id)
+            revision = new_pods.revision(node_id, node.key, fleet.now_ms, fleet.limits)
+            creates.append(_create(fleet, state, node, revision, NODE_HAS_NO_POD))
+        beside = [fleet.index.node(node_id) for node_id in add_on]
+        beside = [node for node in beside if node.backend == backend][: room - len(ids)]
+        creates += [_create(fleet, state, node, state.revision, OUTDATED) for node in beside]
     return creates
 
 
@@ -160,12 +188,16 @@ def _on_backend(fleet: FleetState, backend: str, nodes: BitMap) -> BitMap:
     return nodes & by_backend.get(backend, EMPTY)
 
 
-def _create(fleet: FleetState, state: SetState, node: Node) -> CreatePod:
+def _create(
+    fleet: FleetState, state: SetState, node: Node, revision: str, reason: str
+) -> CreatePod:
     daemonset = state.daemonset
     if daemonset is None:
         raise InvariantError(f"set {state.key} is not wanted; no pod may be made for it")
     replaces = state.replaced_uid(node.key, fleet.now_ms, fleet.limits)
-    pod = pod_name(daemonset.name, daemonset.uid, node.uid, state.revision, replaces, slot=0)
+    # Beside a pod that still runs, whether it stays or is on its way out.
+    slot = 1 if state.surges and node.key in state.pods_on else 0
+    pod = pod_name(daemonset.name, daemonset.uid, node.uid, revision, replaces, slot)
     cooling = state.failure_on(node.key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{node.backend}/{node.name}"
@@ -179,27 +211,55 @@ def _create(fleet: FleetState, state: SetState, node: Node) -> CreatePod:
         daemonset_uid=daemonset.uid,
         generation=daemonset.generation,
         pod=pod,
-        revision=state.revision,
+        revision=revision,
         expires_ms=fleet.now_ms + fleet.limits.pending_ms,
+        slot=slot,
+        failures=state.failures_before(node.key, fleet.now_ms, fleet.limits),
         attempt=attempt,
-        reason=NODE_HAS_NO_POD,
+        reason=reason,
     )
 
 
-def _deletes(fleet: FleetState, state: SetState) -> list[Command]:
-    deletes: list[Command] = []
-    stranded = [key for key in state.stranded if _may_touch(fleet, state, key)]
-    for backend in sorted({*fleet.index.by_backend, *(key.backend for key in stranded)}):
-        room = fleet.limits.deletes_max - state.deletes_pending[backend]
-        room = min(room, fleet.limits.deletes_max - len(deletes))
-        if room > 0:
-            gone = heapq.nsmallest(room, (key for key in stranded if key.backend == backend))
-            candidates = _on_backend(fleet, backend, state.surplus)
-            ids = state.deletes_backlogs[backend].first(candidates, room, fleet.index.key)
-            keys = [*gone, *map(fleet.index.key, ids)]
-            doomed = [(key, *pair) for key in keys for pair in victims(fleet, state, key)]
-            deletes += [_delete(fleet, state, *each) for each in doomed[:room]]
-    return deletes
+def _changes(fleet: FleetState, state: SetState, take_down: list[int]) -> list[Command]:
+    """Delete, release and adopt: what is surplus, what the rollout takes down, what joins."""
+    changes: list[Command] = []
+    nodes, index = state.coverage, fleet.index
+    stranded = [key for key in nodes.stranded if _may_touch(fleet, state, key)]
+    for backend in sorted({*index.by_backend, *(key.backend for key in stranded)}):
+        room = fleet.limits.changes_max - state.changes_pending[backend]
+        room = min(room, fleet.limits.changes_max - len(changes))
+        if room <= 0:
+            continue
+        gone = heapq.nsmallest(room, (key for key in stranded if key.backend == backend))
+        candidates = _on_backend(fleet, backend, nodes.surplus)
+        ids = nodes.deletes_backlogs[backend].first(candidates, room, index.key)
+        keys = [*gone, *map(index.key, ids)]
+        doomed = [(key, item) for key in keys for item in unwanted(fleet, state, key)]
+        old_on = [key for key in map(index.key, take_down) if key.backend == backend]
+        doomed += [(key, item) for key in old_on for item in _outdated(state, key)]
+        found = [_removal(fleet, state, key, item) for key, item in doomed]
+        joining = sorted(map(index.key, _on_backend(fleet, backend, _adoptable(state))))
+        found += [command for key in joining for command in _adopt(fleet, state, key)]
+        changes += found[:room]
+    return changes
+
+
+def _outdated(state: SetState, key: NodeKey) -> list[Unwanted]:
+    pods = (state.pods[pod].pod for pod in state.pods_on[key])
+    return [Unwanted(pod, OUTDATED) for pod in pods if pod.live and pod.revision != state.revision]
+
+
+def _adoptable(state: SetState) -> BitMap:
+    """Return the nodes whose orphan is to join; what would have to be deleted at once is left alone."""
+    nodes = state.coverage
+    return (nodes.adoptable & nodes.tolerated) - nodes.busy - nodes.cooling
+
+
+def _adopt(fleet: FleetState, state: SetState, key: NodeKey) -> list[Command]:
+    adopted = claim(state, key, fleet.index.get(key), fleet.now_ms).adopted
+    if adopted is None or state.daemonset is None:
+        return []
+    return [_on_pod(AdoptPod, fleet, state, key, Unwanted(adopted, SELECTOR_MATCHES))]
 
 
 def _may_touch(fleet: FleetState, state: SetState, key: NodeKey) -> bool:
@@ -208,59 +268,59 @@ def _may_touch(fleet: FleetState, state: SetState, key: NodeKey) -> bool:
     return key not in state.pending_on and (cooling is None or cooling.retry_ms <= fleet.now_ms)
 
 
-def victims(fleet: FleetState, state: SetState, key: NodeKey) -> list[tuple[Pod, str]]:
-    """Return the pods of one node that must go, oldest first, each with the reason.
+def unwanted(fleet: FleetState, state: SetState, key: NodeKey) -> list[Unwanted]:
+    """Return the pods of one node that must go from the set whatever the rollout does, each with the reason.
 
     Source: pkg/controller/daemon/daemon_controller.go, podsShouldBeOnNode; and pods of a node or of a set
     that is not the one of that name any more, which Kubernetes leaves to others.
     """
-    pods = sorted((state.pods[pod].pod for pod in state.pods_on.get(key, ())), key=seniority)
-    pods = [pod for pod in pods if not pod.deleting]
     node = fleet.index.get(key)
-    doomed, here = [], []
-    for pod in pods:
-        if state.daemonset is None:
-            doomed.append((pod, SET_DELETED))
-        elif not state.ours(pod):
-            doomed.append((pod, OWNER_REPLACED))
-        elif node is None:
-            doomed.extend([(pod, NODE_GONE)] if key in fleet.index.departed else [])
-        elif pod.node_uid not in {"", node.uid}:
-            doomed.append((pod, NODE_GONE))
-        else:
-            here.append(pod)
-    if node is None or state.constraints is None:
-        return doomed
-    judged = verdict(state.constraints, node)
-    if not judged.may_stay:
-        return [*doomed, *((pod, judged.reasons[0].code) for pod in here)]
-    live = [pod for pod in here if pod.live]
-    finished = [pod for pod in here if not pod.live]
-    doomed.extend((pod, POD_FAILED if pod.phase == "Failed" else POD_SUCCEEDED) for pod in finished)
-    doomed.extend((pod, DUPLICATE) for pod in live[1:])
-    return doomed
+    claims = claim(state, key, node, fleet.now_ms)
+    if node is None:
+        departed = key in fleet.index.departed
+        return [item for item in claims.unwanted if departed or item.reason != NODE_GONE]
+    judged = None if state.constraints is None else verdict(state.constraints, node)
+    if judged is None or judged.may_stay:
+        return claims.unwanted
+    firm = [item for item in claims.unwanted if item.reason not in _OF_THE_NODES_POD]
+    known = {item.pod.uid for item in firm}
+    rest = [pod for pod in claims.pods if not pod.deleting and pod.uid not in known]
+    return [*firm, *(Unwanted(pod, judged.reasons[0].code) for pod in rest)]
 
 
-def _delete(fleet: FleetState, state: SetState, key: NodeKey, pod: Pod, reason: str) -> DeletePod:
+def _removal(fleet: FleetState, state: SetState, key: NodeKey, item: Unwanted) -> Command:
+    verb = ReleasePod if item.reason in RELEASED else DeletePod
+    return _on_pod(verb, fleet, state, key, item)
+
+
+def _on_pod(
+    kind: type[DeletePod | ReleasePod | AdoptPod],
+    fleet: FleetState,
+    state: SetState,
+    key: NodeKey,
+    item: Unwanted,
+) -> Command:
+    """Make a command about one very pod, for the set that controls it, or is to."""
+    pod = item.pod
+    uid = state.uid if pod.owner is None else pod.owner.uid
     cooling = state.failure_on(key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{key.backend}/{key.name}"
-    return DeletePod(
-        id=command_id(
-            pod.owner.uid, state.generation, place, f"delete {pod.uid}", pod.name, attempt
-        ),
+    verb = f"{kind.verb} {pod.uid}"
+    return kind(
+        id=command_id(uid, state.generation, place, verb, pod.name, attempt),
         backend=pod.backend,
         node=pod.node,
         node_uid=pod.node_uid,
         namespace=pod.namespace,
-        daemonset=pod.owner.name,
-        daemonset_uid=pod.owner.uid,
+        daemonset=state.key.name,
+        daemonset_uid=uid,
         generation=state.generation,
         pod=pod.name,
         pod_uid=pod.uid,
         expires_ms=fleet.now_ms + fleet.limits.pending_ms,
         attempt=attempt,
-        reason=reason,
+        reason=item.reason,
     )
 
 
@@ -270,15 +330,14 @@ def _decision(
     worker: str,
     others: tuple[_Other, ...],
 ) -> Decision:
-    daemonset = state.daemonset
-    uid = daemonset.uid if daemonset else state.gone.uid if state.gone else ""
-    commands = [item for item in others if isinstance(item, CreatePod | DeletePod)]
-    creates = sum(1 for command in commands if isinstance(command, CreatePod))
+    commands = [item for item in others if isinstance(item, COMMANDS)]
+    verbs = Counter(command.verb for command in commands)
     reasons = Counter(command.reason for command in commands)
+    nodes = state.coverage
     return Decision(
         namespace=state.key.namespace,
         daemonset=state.key.name,
-        daemonset_uid=uid,
+        daemonset_uid=state.uid,
         generation=state.generation,
         revision=state.revision,
         basis=fleet.sequence,
@@ -287,13 +346,17 @@ def _decision(
         size=len(others),
         windows=_windows(fleet, state),
         counts=Counts(
-            eligible=len(state.eligible),
-            occupied=len(state.occupied),
-            missing=len(state.missing),
-            surplus=len(state.surplus) + len(state.stranded),
+            eligible=len(nodes.eligible),
+            occupied=len(nodes.occupied),
+            missing=len(nodes.missing),
+            surplus=len(nodes.surplus) + len(nodes.stranded),
             pending=len(state.pending),
-            creates=creates,
-            deletes=len(commands) - creates,
+            unavailable=len(rollout_of(state, fleet.index).unavailable),
+            updated=nodes.eligible.intersection_cardinality(nodes.updated),
+            creates=verbs["create"],
+            deletes=verbs["delete"],
+            adopts=verbs["adopt"],
+            releases=verbs["release"],
         ),
         reasons=tuple(
             ReasonCount(reason=reason, count=count) for reason, count in sorted(reasons.items())

@@ -32,6 +32,13 @@ _INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 NODE_NAME_FIELD = "metadata.name"
+
+OTHER_BACKEND = "OtherBackend"
+NODE_NAME_MISMATCH = "NodeNameMismatch"
+NODE_SELECTOR_MISMATCH = "NodeSelectorMismatch"
+NODE_AFFINITY_MISMATCH = "NodeAffinityMismatch"
+UNTOLERATED_TAINT = "UntoleratedTaint"
+
 KNOWN_TAINTS_MAX = 4096  # answers that a set remembers about distinct taints
 
 
@@ -204,7 +211,7 @@ def _compile_terms(affinity: _Affinity | None) -> tuple[Term, ...] | None:
     for term in required.node_selector_terms or ():
         labels, fields = _requirements(term.match_expressions), _requirements(term.match_fields)
         usable = bool(labels or fields)
-        usable = usable and all(_label_requirement_usable(requirement) for requirement in labels)
+        usable = usable and all(label_requirement_usable(requirement) for requirement in labels)
         usable = usable and all(_field_requirement_usable(requirement) for requirement in fields)
         terms.append(Term(labels, fields, usable))
     return tuple(terms)
@@ -218,7 +225,8 @@ def _requirements(given: tuple[_Requirement, ...] | None) -> tuple[Requirement, 
     )
 
 
-def _label_requirement_usable(requirement: Requirement) -> bool:
+def label_requirement_usable(requirement: Requirement) -> bool:
+    """Say whether a requirement on labels has as many values as its operator needs, of the right kind."""
     match requirement.operator:
         case "In" | "NotIn":
             return bool(requirement.values)
@@ -305,9 +313,7 @@ def verdict(constraints: Constraints, node: Node) -> Verdict:
     for taint in node.taints:
         if taint.effect not in {NO_SCHEDULE, NO_EXECUTE} or constraints.tolerates(taint):
             continue
-        reasons.append(
-            Reason("UntoleratedTaint", f"taint {describe_taint(taint)} is not tolerated")
-        )
+        reasons.append(Reason(UNTOLERATED_TAINT, f"taint {describe_taint(taint)} is not tolerated"))
         may_stay = may_stay and taint.effect != NO_EXECUTE
     return Verdict(not reasons, may_stay, tuple(reasons))
 
@@ -316,13 +322,13 @@ def _backend_reasons(constraints: Constraints, node: Node) -> list[Reason]:
     if constraints.backend in {"", node.backend}:
         return []
     text = f"the set is for backend {constraints.backend}, the node is of {node.backend}"
-    return [Reason("OtherBackend", text)]
+    return [Reason(OTHER_BACKEND, text)]
 
 
 def _name_reasons(constraints: Constraints, node: Node) -> list[Reason]:
     if constraints.node_name in {"", node.name}:
         return []
-    return [Reason("NodeNameMismatch", f"the template names node {constraints.node_name}")]
+    return [Reason(NODE_NAME_MISMATCH, f"the template names node {constraints.node_name}")]
 
 
 def _selector_reasons(constraints: Constraints, node: Node) -> list[Reason]:
@@ -332,7 +338,7 @@ def _selector_reasons(constraints: Constraints, node: Node) -> list[Reason]:
         if found != wanted:
             has = "is not there" if found is None else f"is {found!r}"
             text = f"nodeSelector wants label {key}={wanted}; it {has}"
-            reasons.append(Reason("NodeSelectorMismatch", text))
+            reasons.append(Reason(NODE_SELECTOR_MISMATCH, text))
     return reasons
 
 
@@ -341,13 +347,13 @@ def _affinity_reasons(constraints: Constraints, node: Node) -> list[Reason]:
         return []
     if not constraints.terms:
         text = "required node affinity has no term, so that no node matches"
-        return [Reason("NodeAffinityMismatch", text)]
+        return [Reason(NODE_AFFINITY_MISMATCH, text)]
     reasons = []
     fields = {NODE_NAME_FIELD: node.name}
     for position, term in enumerate(constraints.terms):
         if not term.usable:
             text = f"required node affinity: term {position} is empty or invalid and never matches"
-            reasons.append(Reason("NodeAffinityMismatch", text))
+            reasons.append(Reason(NODE_AFFINITY_MISMATCH, text))
             continue
         failing = [item for item in term.labels if not matches(item, node.labels)]
         failing += [item for item in term.fields if not matches(item, fields)]
@@ -355,7 +361,7 @@ def _affinity_reasons(constraints: Constraints, node: Node) -> list[Reason]:
             return []
         wants = " and ".join(describe_requirement(item) for item in failing)
         text = f"required node affinity: term {position} wants {wants}"
-        reasons.append(Reason("NodeAffinityMismatch", text))
+        reasons.append(Reason(NODE_AFFINITY_MISMATCH, text))
     return reasons
 
 

@@ -14,6 +14,7 @@ from everynode.core.values import (
     Name,
     Node,
     NodeKey,
+    Notice,
     Owner,
     Pod,
     PodKey,
@@ -55,15 +56,27 @@ class PodObserved(Message, frozen=True):
 
 
 class PodGone(Message, frozen=True):
-    """A pod no longer exists in the backend."""
+    """A pod no longer exists in the backend, or is another set's or nobody's now.
+
+    Attributes:
+        owner: The set that controlled it; ``None`` for an orphan.
+        revision: As it was last observed; empty if nobody knows.
+        generation: Likewise; 0 if nobody knows.
+        created_ms: Likewise; 0 if nobody knows.
+        failures: How many pods in a row have ended on this node for that generation, this one included.
+    """
 
     backend: Name
     namespace: Name
     name: Name
     uid: Name
     node: Name
-    owner: Owner
+    owner: Owner | None = None
     node_uid: str = ""
+    revision: str = ""
+    generation: Whole = 0
+    created_ms: Whole = 0
+    failures: Whole = 0
     why: str = ""
 
     @property
@@ -72,9 +85,9 @@ class PodGone(Message, frozen=True):
         return PodKey(self.backend, self.namespace, self.name)
 
     @property
-    def set_key(self) -> SetKey:
-        """The set that it belonged to."""
-        return SetKey(self.namespace, self.owner.name)
+    def set_key(self) -> SetKey | None:
+        """The set that controlled it; ``None`` for an orphan."""
+        return None if self.owner is None else SetKey(self.namespace, self.owner.name)
 
     @property
     def node_key(self) -> NodeKey:
@@ -117,6 +130,12 @@ class StatusReported(Message, frozen=True):
     """How far a set has come, as a worker saw it."""
 
     status: Status
+
+
+class NoticeReported(Message, frozen=True):
+    """People are told something about a set."""
+
+    notice: Notice
 
 
 class RevisionGone(Message, frozen=True):

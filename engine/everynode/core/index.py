@@ -29,17 +29,19 @@ class NodeChange(NamedTuple):
         identity_changed: The node joined, left, or is another one under the same name: every set is concerned.
         labels: Keys of labels that came, went or changed their value.
         taints: Taints that came or went, of those that decide placement.
+        readiness_changed: It became ready or not ready, or since another time than was known.
     """
 
     id: int
     identity_changed: bool
     labels: frozenset[str] = frozenset()
     taints: frozenset[Taint] = frozenset()
+    readiness_changed: bool = False
 
     @property
     def empty(self) -> bool:
-        """Nothing that placement looks at has changed (a heartbeat, say)."""
-        return not (self.identity_changed or self.labels or self.taints)
+        """Nothing that placement and rollouts look at has changed (a heartbeat, say)."""
+        return not (self.identity_changed or self.labels or self.taints or self.readiness_changed)
 
 
 def deciding_taints(node: Node) -> frozenset[Taint]:
@@ -60,6 +62,7 @@ class NodeIndex:
         by_label: Label key, then value, to the nodes that have it.
         by_label_key: Label key to the nodes that have it, whatever its value.
         by_taint: The nodes that have each taint, of those that decide placement.
+        unready: The nodes that are not ready.
         departed: Nodes that were said to be gone, oldest first. A node that is in neither is unknown, not gone.
     """
 
@@ -71,6 +74,7 @@ class NodeIndex:
         self.by_label: dict[str, dict[str, BitMap]] = {}
         self.by_label_key: dict[str, BitMap] = {}
         self.by_taint: dict[Taint, BitMap] = {}
+        self.unready = BitMap()
         self.departed: dict[NodeKey, None] = {}
         self._nodes: list[Node | None] = []
         self._free: list[int] = []
@@ -133,7 +137,11 @@ class NodeIndex:
         for taint in after - before:
             self.by_taint.setdefault(taint, BitMap()).add(node_id)
         self._nodes[node_id] = node
-        return NodeChange(node_id, old.uid != node.uid, frozenset(changed), before ^ after)
+        self._put_readiness(node_id, node)
+        readiness_changed = (old.ready, old.unready_since_ms) != (node.ready, node.unready_since_ms)
+        return NodeChange(
+            node_id, old.uid != node.uid, frozenset(changed), before ^ after, readiness_changed
+        )
 
     def remove(self, key: NodeKey) -> NodeChange | None:
         """Forget a node that is gone; returns ``None`` if it was not there."""
@@ -152,6 +160,7 @@ class NodeIndex:
         if not self.by_backend[node.backend]:
             del self.by_backend[node.backend]
         self.everything.discard(node_id)
+        self.unready.discard(node_id)
         self._nodes[node_id] = None
         heapq.heappush(self._free, node_id)
         return NodeChange(node_id, identity_changed=True)
@@ -170,7 +179,11 @@ class NodeIndex:
             self._add_label(key, value, node_id)
         for taint in deciding_taints(node):
             self.by_taint.setdefault(taint, BitMap()).add(node_id)
+        self._put_readiness(node_id, node)
         return NodeChange(node_id, identity_changed=True)
+
+    def _put_readiness(self, node_id: int, node: Node) -> None:
+        (self.unready.discard if node.ready else self.unready.add)(node_id)
 
     def _add_label(self, key: str, value: str, node_id: int) -> None:
         values = self.by_label.get(key)

@@ -7,13 +7,20 @@ its way at a time.
 
 from __future__ import annotations
 
-from everynode.core.decision import Proposal, propose
+from everynode.core.commands import COMMANDS, Command, Outcome
+from everynode.core.decision import Proposal, propose, selects_everything
 from everynode.core.events import StatusReported
 from everynode.core.identity import shard_of
+from everynode.core.notices import NoticeBoard
 from everynode.core.pacing import Limits
+from everynode.core.rollout import rollout_of
+from everynode.core.setstate import SetState
 from everynode.core.state import Due, FleetState, Record
 from everynode.core.status import compute_status
-from everynode.core.values import SetKey, Status
+from everynode.core.values import Notice, SetKey, Status
+
+AWAITED_COMMANDS_MAX = 20_000
+"""Commands of whose outcomes people are told; of the oldest ones beyond they are not."""
 
 
 class WorkerMachine:
@@ -30,9 +37,12 @@ class WorkerMachine:
         self.name = name
         self.shards = shards
         self.fleet = FleetState(limits)
-        self._in_flight: set[SetKey] = set()
+        self._in_flight: dict[SetKey, Proposal] = {}
         self._to_report: set[SetKey] = set()
         self._reported: dict[SetKey, Status] = {}
+        self._board = NoticeBoard()
+        self._skipped: dict[SetKey, frozenset[str]] = {}
+        self._awaited: dict[str, Command] = {}
 
     def load(self, record: Record) -> None:
         """Take in a message that STATE kept.
@@ -48,9 +58,17 @@ class WorkerMachine:
         Raises:
             RefusedError: It cannot be used; nothing has changed but the clock.
         """
+        if isinstance(record.message, Outcome):
+            self._outcome_heard(record.message, record.time_ms)
         self.fleet.fold(record)
         if isinstance(record.message, StatusReported):
             self._status_heard(record.message.status)
+
+    def _outcome_heard(self, outcome: Outcome, time_ms: int) -> None:
+        """Tell people what became of a command, if it was this worker who decided it."""
+        command = self._awaited.pop(outcome.id, None)
+        if command is not None:
+            self._board.command_settled(command, outcome, time_ms)
 
     def _status_heard(self, status: Status) -> None:
         """Look again at a set of which another worker has said something else than this one did last."""
@@ -77,7 +95,7 @@ class WorkerMachine:
         Each must be answered by ``accepted`` or ``refused`` before there is another for the same set.
         """
         found: list[Proposal] = []
-        for key in sorted(self.fleet.dirty - self._in_flight):
+        for key in sorted(self.fleet.dirty - self._in_flight.keys()):
             if len(found) >= count_max:
                 break
             state = self.fleet.sets.get(key)
@@ -87,14 +105,27 @@ class WorkerMachine:
                 if proposal is None and state.blocked_until > self.fleet.sequence:
                     continue  # stays dirty: its batch is still on its way in
                 if proposal is not None:
-                    self._in_flight.add(key)
+                    self._in_flight[key] = proposal
+                    self._await_outcomes(proposal)
                     found.append(proposal)
+                else:
+                    state.decided_generation = state.generation
             self.fleet.dirty.discard(key)
         return found
 
+    def _await_outcomes(self, proposal: Proposal) -> None:
+        """Remember what people are to hear of; an outcome may come before this worker knows that it was accepted."""
+        commands = (item for item in proposal.others if isinstance(item, COMMANDS))
+        self._awaited.update((command.id, command) for command in commands)
+        while len(self._awaited) > AWAITED_COMMANDS_MAX:
+            del self._awaited[next(iter(self._awaited))]
+
     def accepted(self, key: SetKey, last_sequence: int) -> None:
         """A proposal was taken; its messages will come back on the log, the last with this sequence."""
-        self._in_flight.discard(key)
+        proposal = self._in_flight.pop(key, None)
+        for command in () if proposal is None else proposal.others:
+            if isinstance(command, COMMANDS):
+                self._board.command_decided(command, self.fleet.now_ms)
         self._block(key, last_sequence)
 
     def refused(self, key: SetKey, last_decision: int | None) -> None:
@@ -104,7 +135,7 @@ class WorkerMachine:
             key: The set.
             last_decision: The sequence that the server named as the last decision; ``None`` if it named none.
         """
-        self._in_flight.discard(key)
+        self._in_flight.pop(key, None)
         self.fleet.dirty.add(key)
         state = self.fleet.sets.get(key)
         if state is None or last_decision is None:
@@ -126,14 +157,41 @@ class WorkerMachine:
         found = []
         for key in sorted(self._to_report):
             state = self.fleet.sets.get(key)
-            status = None if state is None else compute_status(state)
+            before = None if state is None else self._reported.get(key, state.status)
+            status = None if state is None else compute_status(self.fleet, key, before)
             if state is None or status is None:
                 self._reported.pop(key, None)
-            elif status != self._reported.get(key, state.status):
+                self._skipped.pop(key, None)
+                self._board.forget(key)
+                self._tell_why_nothing(state)
+            elif status != before:
                 self._reported[key] = status
+                self._board.status_changed(before, status, self.fleet.now_ms)
+                self._tell_skipped(state)
                 found.append(status)
         self._to_report.clear()
         return found
+
+    def _tell_why_nothing(self, state: SetState | None) -> None:
+        wanted = None if state is None else state.daemonset
+        if wanted is not None and selects_everything(wanted):
+            self._board.selects_all(wanted.key, wanted.uid, self.fleet.now_ms)
+
+    def _tell_skipped(self, state: SetState) -> None:
+        """Name the nodes that a rollout passes over, once each for as long as it does."""
+        skipped = rollout_of(state, self.fleet.index).skipped & state.coverage.outdated
+        names = frozenset(self.fleet.index.key(node_id).name for node_id in skipped)
+        new = names - self._skipped.get(state.key, frozenset())
+        self._board.nodes_skipped(state.key, state.uid, sorted(new), self.fleet.now_ms)
+        self._skipped[state.key] = names
+
+    def notices(self) -> list[Notice]:
+        """Return what people are to be told; call it as often as ``reports``, after it."""
+        return self._board.take()
+
+    def untold(self, notice: Notice) -> None:
+        """A notice could not be written: it will be told again."""
+        self._board.put_back(notice)
 
     def unreported(self, status: Status) -> None:
         """A status could not be written: it will be reported again."""
@@ -151,6 +209,6 @@ class WorkerMachine:
     @property
     def settled(self) -> bool:
         """Nothing is to be decided or reported, and no command is waiting for its effect."""
-        if self.fleet.dirty or self._in_flight or self._to_report:
+        if self.fleet.dirty or self._in_flight or self._to_report or self._board:
             return False
         return not any(state.pending for state in self.fleet.sets.values())

@@ -19,6 +19,15 @@ UNSEEN_MS_MAX = 30_000
 RETRY_FIRST_MS = 1_000
 RETRY_LAST_MS = 120_000
 
+REST_FIRST_MS = 1_000
+REST_LAST_MS = 900_000
+REST_FORGOTTEN_MS = 2 * REST_LAST_MS
+"""A pod that has lasted so long before it ended is the first of a new row."""
+
+
+RECORDS_MAX = 101
+"""Messages about revisions and status that a decision may carry beside its commands."""
+
 
 class Limits(NamedTuple):
     """What a worker allows itself.
@@ -26,14 +35,14 @@ class Limits(NamedTuple):
     Attributes:
         creates_max: Creates that may be pending for one set on one backend, and the most that a decision has
             (Kubernetes: BurstReplicas, 250). A backend that gives no answer holds up only its own.
-        deletes_max: Deletes, likewise.
+        changes_max: Deletes, adoptions and releases, likewise.
         pending_ms: How long, in log time, a command counts as pending (Kubernetes: ExpectationsTimeout, 5 minutes).
         horizon_ms: How long, in log time, anything is remembered that STATE does not keep: a command, until it
             has expired and the wait after that is over.
     """
 
     creates_max: int = 250
-    deletes_max: int = 250
+    changes_max: int = 250
     pending_ms: int = 300_000
     horizon_ms: int = 600_000
 
@@ -43,14 +52,14 @@ class Limits(NamedTuple):
         Raises:
             ConfigurationError: A limit is out of its range.
         """
-        room = BATCH_MESSAGES_MAX - 2  # the decision itself and a revision
+        room = BATCH_MESSAGES_MAX - RECORDS_MAX - 1  # and the decision itself
         if (
             self.creates_max < 1
-            or self.deletes_max < 1
-            or self.creates_max + self.deletes_max > room
+            or self.changes_max < 1
+            or self.creates_max + self.changes_max > room
         ):
             message = (
-                f"creates_max is {self.creates_max} and deletes_max {self.deletes_max}: both must be "
+                f"creates_max is {self.creates_max} and changes_max {self.changes_max}: both must be "
                 f"at least 1, and together at most {room}, the size of one batch"
             )
             raise ConfigurationError(message)
@@ -66,6 +75,17 @@ def retry_delay_ms(attempt: int) -> int:
     """Say how long to wait before the given attempt (1 for the first retry): 1 s, doubling, at most 2 minutes."""
     doublings = min(attempt - 1, RETRY_LAST_MS.bit_length())
     return min(RETRY_FIRST_MS << doublings, RETRY_LAST_MS)
+
+
+def rest_ms(failures: int) -> int:
+    """Say how long after it was made a pod that has ended stays, if so many before it in a row had ended too.
+
+    0, then 1 s, doubling, at most 15 minutes (pkg/controller/daemon/daemon_controller.go, failedPodsBackoff).
+    """
+    if not failures:
+        return 0
+    doublings = min(failures - 1, REST_LAST_MS.bit_length())
+    return min(REST_FIRST_MS << doublings, REST_LAST_MS)
 
 
 class _Heard(NamedTuple):

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import bisect
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from everynode.core.eligibility import Constraints, Term, compares, matches
+from everynode.core.eligibility import (
+    NODE_AFFINITY_MISMATCH,
+    NODE_NAME_MISMATCH,
+    NODE_SELECTOR_MISMATCH,
+    OTHER_BACKEND,
+    UNTOLERATED_TAINT,
+    Constraints,
+    Term,
+    compares,
+    matches,
+)
 from everynode.core.index import EMPTY, NodeIndex
 from everynode.core.values import NO_EXECUTE, NodeKey, Requirement
 
@@ -40,24 +50,54 @@ def place(constraints: Constraints, index: NodeIndex, within: BitMap | None = No
         index: The fleet's nodes.
         within: Only these nodes are looked at; ``None`` for all. What it costs goes with their number.
     """
-    selected = index.everything if within is None else within & index.everything
-    if constraints.backend:
-        selected = selected & index.by_backend.get(constraints.backend, EMPTY)
-    if constraints.node_name:
-        selected = selected & index.named(constraints.node_name)
-    for key, value in constraints.node_selector:
-        selected = selected & index.by_label.get(key, {}).get(value, EMPTY)
-    if constraints.terms is not None:
-        matching = [_term(term, index, selected) for term in constraints.terms if term.usable]
-        selected = BitMap.union(*matching) if matching else EMPTY
-    tolerated, eligible = BitMap(selected), BitMap(selected)
-    for taint in index.by_taint if within is None else index.taints_on(selected):
+    *_, (_, selected_nodes) = _stages(constraints, index, within)
+    tolerated, eligible = BitMap(selected_nodes), BitMap(selected_nodes)
+    for taint in index.by_taint if within is None else index.taints_on(selected_nodes):
         if constraints.tolerates(taint):
             continue
         eligible -= index.by_taint[taint]
         if taint.effect == NO_EXECUTE:
             tolerated -= index.by_taint[taint]
     return Placement(eligible, tolerated)
+
+
+def excluded(constraints: Constraints, index: NodeIndex) -> dict[str, int]:
+    """Count the nodes that are not eligible, each by the first of its reasons, sorted by reason.
+
+    The reasons are the codes of ``eligibility.verdict``.
+    """
+    counts: dict[str, int] = {}
+    left = index.everything
+    for code, selected in _stages(constraints, index, None):
+        counts[code] = len(left) - len(selected)
+        left = selected
+    counts[UNTOLERATED_TAINT] = len(left) - len(place(constraints, index).eligible)
+    return {code: count for code, count in sorted(counts.items()) if count}
+
+
+def selected(term: Term, index: NodeIndex, within: BitMap) -> BitMap:
+    """Return those of some nodes whose labels a compiled selector selects."""
+    return _term(term, index, within) if term.usable else EMPTY
+
+
+def _stages(
+    constraints: Constraints, index: NodeIndex, within: BitMap | None
+) -> Iterator[tuple[str, BitMap]]:
+    """Narrow the nodes down, one rule after the other; each with the reason of those that it excludes."""
+    selected = index.everything if within is None else within & index.everything
+    if constraints.backend:
+        selected = selected & index.by_backend.get(constraints.backend, EMPTY)
+    yield OTHER_BACKEND, selected
+    if constraints.node_name:
+        selected = selected & index.named(constraints.node_name)
+    yield NODE_NAME_MISMATCH, selected
+    for key, value in constraints.node_selector:
+        selected = selected & index.by_label.get(key, {}).get(value, EMPTY)
+    yield NODE_SELECTOR_MISMATCH, selected
+    if constraints.terms is not None:
+        matching = [_term(term, index, selected) for term in constraints.terms if term.usable]
+        selected = BitMap.union(*matching) if matching else EMPTY
+    yield NODE_AFFINITY_MISMATCH, selected
 
 
 def _term(term: Term, index: NodeIndex, within: BitMap) -> BitMap:

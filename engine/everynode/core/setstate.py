@@ -1,7 +1,6 @@
-"""How far one set covers the fleet: its pods, its pending commands, and bitmaps of the nodes they are on.
+"""What is known of one set: what is wanted, its pods, its commands, and what became of them.
 
-Owned and changed by ``state``, read by ``decision`` and ``status``. Facts come in as dictionaries of what was observed;
-``refresh`` then brings the bitmaps up to date, looking only at nodes that something has happened to. Nothing here
+Owned and changed by ``state``; ``coverage`` turns it into bitmaps. Facts come in as they were observed. Nothing here
 depends on the order in which facts about different objects came in: each fact carries its place in the log, and an
 older one never replaces a newer one.
 """
@@ -9,17 +8,38 @@ older one never replaces a newer one.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from pyroaring import BitMap
-
-from everynode.core.commands import Command, CreatePod, Decision, Outcome
-from everynode.core.eligibility import Constraints
+from everynode.core.budget import allows_surge
+from everynode.core.claims import rests_until_ms
+from everynode.core.commands import AdoptPod, Command, CreatePod, Decision, Outcome
+from everynode.core.coverage import Coverage
+from everynode.core.eligibility import Constraints, Term
 from everynode.core.events import DaemonSetGone, PodGone
-from everynode.core.index import NodeIndex
-from everynode.core.pacing import UNSEEN_MS_MAX, Limits, SlowStart, retry_delay_ms
-from everynode.core.placement import Backlog, place
-from everynode.core.values import DaemonSet, NodeKey, Pod, PodKey, Revision, SetKey, Status
+from everynode.core.pacing import (
+    REST_FORGOTTEN_MS,
+    UNSEEN_MS_MAX,
+    Limits,
+    SlowStart,
+    retry_delay_ms,
+)
+from everynode.core.selectors import compile_selector
+from everynode.core.values import (
+    DaemonSet,
+    NodeKey,
+    Pod,
+    PodKey,
+    Revision,
+    SetKey,
+    Status,
+    UpdateStrategy,
+)
+
+PROGRESSING = "Progressing"
+ROLLOUT_PROGRESSING = "RolloutProgressing"
+
+_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
 
 
 class KnownPod(NamedTuple):
@@ -30,12 +50,20 @@ class KnownPod(NamedTuple):
 
 
 class GonePod(NamedTuple):
-    """A pod that has gone lately."""
+    """A pod that has gone lately.
+
+    Attributes:
+        revision: Which it had; empty if nobody knows.
+        failures: How many pods of ``generation`` in a row had ended on its node, this one included.
+    """
 
     uid: str
     node: NodeKey
     sequence: int
     time_ms: int
+    revision: str
+    generation: int
+    failures: int
 
 
 class Pending(NamedTuple):
@@ -79,21 +107,18 @@ class SetState:
         sequence: Where in the log the set was last applied or deleted.
         constraints: The compiled constraints of ``daemonset``.
         revision: Content hash of the wanted template.
+        surges: A node may have an old and a new pod at the same time.
+        rollout_selector: The only nodes that are updated for now; ``None`` for all.
         revisions: All recorded templates by hash.
+        revision_counts: How many pods there are of each.
         status: What was last reported.
+        decided_generation: The last generation that a decision was about, or that nothing was to be decided for.
         fence: Sequence of the last decision about this set that was folded.
         slow_starts: How many creates may be pending on each backend.
         blocked_until: Nothing is proposed before the log was folded up to here (a batch is on its way in).
-        eligible, tolerated: As ``placement`` says.
-        held: Nodes with a pod that stands in the way of a new one: live, finished, or running but on its way out.
-        occupied: Nodes with a live pod.
-        excess: Nodes with pods that must go whether or not the node is tolerated.
-        busy: Nodes with a pending command.
-        cooling: Nodes that are left alone after a failure.
-        ready, available, updated: Nodes whose pod is so.
-        missing: Nodes that should have a pod, have none, and are not being worked on.
-        surplus: Nodes with pods that must go, and that are not being worked on.
-        stranded: Nodes that are not in the fleet but have pods that must go.
+        orphans: Pods that nobody controls and that the selector selects.
+        mentioned: The keys of the labels of nodes that placement and rollout depend on.
+        coverage: Bitmaps of the nodes that all this concerns.
         memories: How many messages about this set the fleet's state will forget when they are old enough.
     """
 
@@ -105,41 +130,53 @@ class SetState:
         self.sequence = 0
         self.constraints: Constraints | None = None
         self.revision = ""
+        self.surges = False
+        self.rollout_selector: Term | None = None
         self.revisions: dict[str, Revision] = {}
         self.revision_sequences: dict[str, int] = {}
+        self.revision_counts: Counter[str] = Counter()
         self.status: Status | None = None
         self.status_sequence = 0
+        self.decided_generation = 0
         self.fence = 0
         self.blocked_until = 0
         self.slow_starts: defaultdict[str, SlowStart] = defaultdict(SlowStart)
         self.pods: dict[PodKey, KnownPod] = {}
         self.pods_on: dict[NodeKey, tuple[PodKey, ...]] = {}
+        self.orphans: dict[PodKey, KnownPod] = {}
+        self.orphans_on: dict[NodeKey, tuple[PodKey, ...]] = {}
         self.gone_pods: dict[PodKey, GonePod] = {}
         self.last_gone_on: dict[NodeKey, GonePod] = {}
         self.pending: dict[str, Pending] = {}
         self.pending_on: dict[NodeKey, tuple[str, ...]] = {}
         self.creates_pending: Counter[str] = Counter()
-        self.deletes_pending: Counter[str] = Counter()
+        self.changes_pending: Counter[str] = Counter()
         self.cooling_nodes: dict[NodeKey, Cooling] = {}
         self.failures: dict[str, Failure] = {}
         self.failures_on: dict[NodeKey, tuple[str, ...]] = {}
         self.memories = 0
         self.touched: set[NodeKey] = set()
         self.journal_position = -1
-        self.stranded: set[NodeKey] = set()
-        self.creates_backlogs: defaultdict[str, Backlog] = defaultdict(Backlog)
-        self.deletes_backlogs: defaultdict[str, Backlog] = defaultdict(Backlog)
-        self.eligible, self.tolerated = BitMap(), BitMap()
-        self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
-        self.busy, self.cooling = BitMap(), BitMap()
-        self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
-        self.missing, self.surplus = BitMap(), BitMap()
+        self.mentioned: frozenset[str] = frozenset()
+        self.coverage = Coverage()
 
     # What is known
 
-    def ours(self, pod: Pod) -> bool:
-        """Say whether a pod belongs to the set as it is now, not to an earlier one of the same name."""
-        return self.daemonset is not None and pod.owner.uid == self.daemonset.uid
+    @property
+    def orphaned(self) -> bool:
+        """It was deleted, and its pods are to stay."""
+        return self.gone is not None and self.gone.cascade == "orphan"
+
+    @property
+    def uid(self) -> str:
+        """The identity of the set that is wanted, or was; empty while it is unknown."""
+        wanted = self.daemonset or self.gone
+        return "" if wanted is None else wanted.uid
+
+    @property
+    def strategy(self) -> UpdateStrategy:
+        """How a new template reaches pods that already run; as if not set, for a set that is not wanted."""
+        return UpdateStrategy() if self.daemonset is None else self.daemonset.update_strategy
 
     @property
     def generation(self) -> int:
@@ -154,12 +191,17 @@ class SetState:
     def set_wanted(self, daemonset: DaemonSet, constraints: Constraints, revision: str) -> None:
         """Take over what is wanted now; every node is looked at afresh."""
         self.daemonset, self.constraints, self.revision = daemonset, constraints, revision
+        strategy = daemonset.update_strategy
+        self.surges = allows_surge(strategy)
+        selector = strategy.selector
+        self.rollout_selector = None if selector is None else compile_selector(selector)
         self.gone = None
         self.journal_position = -1
 
     def set_gone(self, gone: DaemonSetGone) -> None:
         """Take over that nothing is wanted any more."""
         self.daemonset, self.constraints, self.revision, self.gone = None, None, "", gone
+        self.surges, self.rollout_selector = False, None
         self.journal_position = -1
 
     def put_pod(self, pod: Pod, sequence: int) -> None:
@@ -171,11 +213,14 @@ class SetState:
         if gone is not None and gone.sequence >= sequence:
             return
         node = pod.node_key
-        if known is not None and known.pod.node_key != node:
-            self._forget_place(known.pod.node_key, key)
+        if known is not None:
+            self._count_revision(known.pod, -1)
+            if known.pod.node_key != node:
+                self._forget_place(known.pod.node_key, key)
         if known is None or known.pod.node_key != node:
             self.pods_on[node] = (*self.pods_on.get(node, ()), key)
         self.pods[key] = KnownPod(pod, sequence)
+        self._count_revision(pod, 1)
         self.touched.add(node)
         self._settle_on(node)
 
@@ -187,23 +232,45 @@ class SetState:
         if before is None or before.sequence < sequence:
             if before is not None and self.last_gone_on.get(before.node) == before:
                 del self.last_gone_on[before.node]
-            entry = self.gone_pods[key] = GonePod(gone.uid, node, sequence, time_ms)
+            lasted = gone.created_ms and time_ms - gone.created_ms >= REST_FORGOTTEN_MS
+            failures = min(gone.failures, 1) if lasted else gone.failures
+            entry = self.gone_pods[key] = GonePod(
+                gone.uid, node, sequence, time_ms, gone.revision, gone.generation, failures
+            )
             last = self.last_gone_on.get(node)
             if last is None or last.sequence < sequence:
                 self.last_gone_on[node] = entry
         if known is not None and known.sequence < sequence:
             del self.pods[key]
+            self._count_revision(known.pod, -1)
             self._forget_place(known.pod.node_key, key)
         self.touched.add(node)
         self._settle_on(node)
 
     def _forget_place(self, node: NodeKey, key: PodKey) -> None:
-        left = tuple(other for other in self.pods_on[node] if other != key)
-        if left:
-            self.pods_on[node] = left
-        else:
-            del self.pods_on[node]
+        _remove_from(self.pods_on, node, key)
         self.touched.add(node)
+
+    def _count_revision(self, pod: Pod, step: int) -> None:
+        self.revision_counts[pod.revision] += step
+        if not self.revision_counts[pod.revision]:
+            del self.revision_counts[pod.revision]
+
+    def put_orphan(self, pod: Pod, sequence: int) -> None:
+        """Take in a pod that nobody controls and that the selector selects, as it is now."""
+        self.drop_orphan(pod.key)
+        self.orphans[pod.key] = KnownPod(pod, sequence)
+        self.orphans_on[pod.node_key] = (*self.orphans_on.get(pod.node_key, ()), pod.key)
+        self.touched.add(pod.node_key)
+
+    def drop_orphan(self, key: PodKey) -> None:
+        """Take in that there is no such pod, or that it is somebody's, or that the selector does not select it."""
+        known = self.orphans.pop(key, None)
+        if known is not None:
+            node = known.pod.node_key
+            _remove_from(self.orphans_on, node, key)
+            self.touched.add(node)
+            self._settle_on(node)
 
     def forget_gone(self, key: PodKey, sequence: int) -> None:
         """Forget a pod that went long ago."""
@@ -241,6 +308,9 @@ class SetState:
         known, gone = self.pods.get(command.pod_key), self.gone_pods.get(command.pod_key)
         if isinstance(command, CreatePod):
             return known is not None or (gone is not None and gone.sequence > pending.sequence)
+        if isinstance(command, AdoptPod):
+            orphan = self.orphans.get(command.pod_key)
+            return orphan is None or orphan.pod.uid != command.pod_uid or orphan.pod.deleting
         if known is not None and known.pod.uid == command.pod_uid:
             return known.pod.deleting
         return known is not None or (gone is not None and gone.uid == command.pod_uid)
@@ -262,16 +332,12 @@ class SetState:
         """Stop waiting for a command."""
         pending = self.pending.pop(command_id)
         node = pending.command.node_key
-        left = tuple(other for other in self.pending_on[node] if other != command_id)
-        if left:
-            self.pending_on[node] = left
-        else:
-            del self.pending_on[node]
+        _remove_from(self.pending_on, node, command_id)
         self._count_pending(pending.command, -1)
         self.touched.add(node)
 
     def _count_pending(self, command: Command, step: int) -> None:
-        counter = self.creates_pending if isinstance(command, CreatePod) else self.deletes_pending
+        counter = self.creates_pending if isinstance(command, CreatePod) else self.changes_pending
         counter[command.backend] += step
 
     def decided(self, decision: Decision, sequence: int, time_ms: int) -> None:
@@ -279,6 +345,8 @@ class SetState:
         if sequence <= self.fence:
             return
         self.fence = sequence
+        if decision.daemonset_uid == self.uid:
+            self.decided_generation = max(self.decided_generation, decision.generation)
         self.blocked_until = max(self.blocked_until, sequence + decision.size)
         for backend, window in decision.windows.items():
             self.slow_starts[backend].decided(window, decision.basis, time_ms)
@@ -311,11 +379,7 @@ class SetState:
 
     def _drop_failure(self, command_id: str) -> None:
         node = self.failures.pop(command_id).pending.command.node_key
-        left = tuple(other for other in self.failures_on[node] if other != command_id)
-        if left:
-            self.failures_on[node] = left
-        else:
-            del self.failures_on[node]
+        _remove_from(self.failures_on, node, command_id)
         self._cool(node)
 
     def _cool(self, node: NodeKey) -> None:
@@ -333,119 +397,24 @@ class SetState:
         leaving = [self.pods[key].pod.uid for key in self.pods_on.get(node, ())]
         if leaving:  # finished and on their way out: their names are still taken
             return ",".join(sorted(leaving))
+        last = self._last_gone(node, now_ms, limits)
+        return "" if last is None else last.uid
+
+    def failures_before(self, node: NodeKey, now_ms: int, limits: Limits) -> int:
+        """Return how many pods of this generation in a row have ended on this node lately."""
+        last = self._last_gone(node, now_ms, limits)
+        return last.failures if last is not None and last.generation == self.generation else 0
+
+    def revision_before(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
+        """Return the revision of the pod that this node had lately; empty if nobody knows."""
+        last = self._last_gone(node, now_ms, limits)
+        return "" if last is None else last.revision
+
+    def _last_gone(self, node: NodeKey, now_ms: int, limits: Limits) -> GonePod | None:
         last = self.last_gone_on.get(node)
-        return "" if last is None or last.time_ms < now_ms - limits.horizon_ms else last.uid
+        return None if last is None or last.time_ms < now_ms - limits.horizon_ms else last
 
-    # Bitmaps
-
-    def refresh(
-        self,
-        index: NodeIndex,
-        changes: list[tuple[NodeKey, int]] | None,
-        position: int,
-        now_ms: int,
-    ) -> None:
-        """Bring the bitmaps up to date.
-
-        Args:
-            index: The fleet's nodes.
-            changes: Key and id of each node that changed since the last time; ``None``: look at all.
-            position: Where in the fleet's journal this brings the set.
-            now_ms: Log time.
-        """
-        if changes is None:
-            self._reset(index)
-            keys = self.touched.union(self.pods_on, self.pending_on, self.cooling_nodes)
-        else:
-            self._replace(index, changes)
-            keys = self.touched
-        self.touched = set()
-        self.journal_position = position
-        for key in keys:
-            self._review(key, index, now_ms)
-        if changes is None:
-            self._conclude(index.everything)
-        elif changes or keys:
-            ids = [node_id for _, node_id in changes]
-            ids.extend(index.ids[key] for key in keys if key in index.ids)
-            self._conclude(BitMap(ids))
-
-    def _reset(self, index: NodeIndex) -> None:
-        everything = BitMap(index.everything)
-        self.eligible, self.tolerated = BitMap(), BitMap()
-        if self.constraints is not None:
-            self.eligible, self.tolerated = place(self.constraints, index)
-        self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
-        self.busy, self.cooling = BitMap(), BitMap()
-        self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
-        self.missing, self.surplus = BitMap(), BitMap()
-        self.stranded = set()
-        self._forget_backlogs(everything)
-
-    def _replace(self, index: NodeIndex, changes: list[tuple[NodeKey, int]]) -> None:
-        if not changes:
-            return
-        ids = BitMap([node_id for _, node_id in changes])
-        for bitmap in self._about_pods():
-            bitmap.difference_update(ids)
-        self.eligible -= ids
-        self.tolerated -= ids
-        if self.constraints is not None:
-            placed = place(self.constraints, index, ids)
-            self.eligible |= placed.eligible
-            self.tolerated |= placed.tolerated
-        self._forget_backlogs(ids)
-        for key, _ in changes:
-            if key in self.pods_on or key in self.pending_on or key in self.cooling_nodes:
-                self.touched.add(key)
-
-    def _forget_backlogs(self, ids: BitMap) -> None:
-        for backlog in (*self.creates_backlogs.values(), *self.deletes_backlogs.values()):
-            backlog.forget(ids)
-
-    def _about_pods(self) -> tuple[BitMap, ...]:
-        about_work = (self.held, self.occupied, self.excess, self.busy, self.cooling)
-        return (*about_work, self.ready, self.available, self.updated)
-
-    def _review(self, key: NodeKey, index: NodeIndex, now_ms: int) -> None:
-        node = index.get(key)
-        pods = [self.pods[pod].pod for pod in self.pods_on.get(key, ())]
-        if node is None:
-            # What is pending for it settles or expires. A node that was never heard of is not one that has left:
-            # its message may have been unreadable or be on its way, and its pods may be running.
-            stranded = any(
-                not pod.deleting and (key in index.departed or not self.ours(pod)) for pod in pods
-            )
-            (self.stranded.add if stranded else self.stranded.discard)(key)
-            return
-        self.stranded.discard(key)
-        here = [pod for pod in pods if self.ours(pod) and pod.node_uid in {"", node.uid}]
-        counted = [pod for pod in here if not (pod.finished and pod.deleting)]
-        live = [pod for pod in counted if pod.live]
-        finished = any(pod.finished and not pod.deleting for pod in here)
-        strangers = any(not pod.deleting for pod in pods if pod not in here)
-        cooling = self.failure_on(key)
-        pod = min(counted, key=seniority, default=None)
-        node_id = index.ids[key]
-        for bitmap, belongs in (
-            (self.held, bool(counted)),
-            (self.occupied, bool(live)),
-            (self.excess, len(live) > 1 or finished or strangers),
-            (self.busy, key in self.pending_on),
-            (self.cooling, cooling is not None and cooling.retry_ms > now_ms),
-            (self.ready, pod is not None and pod.ready),
-            (self.available, pod is not None and self.available_ms(pod) <= now_ms),
-            (self.updated, pod is not None and pod.revision == self.revision),
-        ):
-            (bitmap.add if belongs else bitmap.discard)(node_id)
-
-    def _conclude(self, ids: BitMap) -> None:
-        """Say what is missing and what must go among these nodes; what it costs goes with their number."""
-        idle = ids - self.busy - self.cooling
-        self.missing -= ids
-        self.missing |= (idle & self.eligible) - self.held
-        self.surplus -= ids
-        self.surplus |= ((idle & self.occupied) - self.tolerated) | (idle & self.excess)
+    # Time
 
     def available_ms(self, pod: Pod) -> int:
         """Return from when on a pod counts as available (pkg/api/v1/pod, IsPodAvailable)."""
@@ -456,18 +425,38 @@ class SetState:
             return 0  # whatever its clock says
         return pod.ready_since_ms + wait_ms if pod.ready_since_ms else NEVER_MS
 
+    @property
+    def progress_deadline_ms(self) -> int:
+        """Return when, by the last report, the rollout will have made no progress for too long."""
+        seconds = (
+            0
+            if self.daemonset is None
+            else self.daemonset.update_strategy.progress_deadline_seconds
+        )
+        progressing = None if self.status is None else self.status.condition(PROGRESSING)
+        if not seconds or progressing is None or progressing.reason != ROLLOUT_PROGRESSING:
+            return NEVER_MS
+        return progressing.last_update_ms + seconds * 1_000
+
     def asks_for(self, node: NodeKey, time_ms: int) -> bool:
         """Say whether a node is to be looked at again at this very time, if nothing else happens."""
         cooling = self.cooling_nodes.get(node)
         if cooling is not None and cooling.retry_ms == time_ms:
             return True
         pods = (self.pods[key].pod for key in self.pods_on.get(node, ()))
-        return any(self.available_ms(pod) == time_ms for pod in pods)
+        return any(time_ms in {self.available_ms(pod), self.goes_ms(pod)} for pod in pods)
+
+    def goes_ms(self, pod: Pod) -> int:
+        """Return from when on a pod that has ended is to go; ``NEVER_MS`` for one that has not."""
+        return rests_until_ms(self, pod) if pod.finished else NEVER_MS
 
 
 NEVER_MS = 2**63
 
 
-def seniority(pod: Pod) -> tuple[int, str]:
-    """Order the pods of one node: the first is the one that stays and that counts (podByCreationTimestampAndPhase)."""
-    return (pod.created_ms, pod.name)
+def _remove_from(table: dict[_Key, tuple[_Item, ...]], key: _Key, item: _Item) -> None:
+    left = tuple(other for other in table[key] if other != item)
+    if left:
+        table[key] = left
+    else:
+        del table[key]

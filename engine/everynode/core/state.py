@@ -16,13 +16,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
+from everynode.core.budget import check_strategy
+from everynode.core.commands import (
+    AdoptPod,
+    Command,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+)
 from everynode.core.eligibility import compile_constraints
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
     NodeGone,
     NodeObserved,
+    NoticeReported,
     PodGone,
     PodObserved,
     RevisionGone,
@@ -34,7 +44,8 @@ from everynode.core.events import (
 from everynode.core.identity import revision_hash
 from everynode.core.index import NodeChange, NodeIndex
 from everynode.core.pacing import Limits
-from everynode.core.setstate import NEVER_MS, SetState
+from everynode.core.selectors import selects
+from everynode.core.setstate import NEVER_MS, KnownPod, SetState
 from everynode.core.values import DaemonSet, Message, NodeKey, Pod, PodKey, SetKey
 from everynode.errors import InvalidObjectError, Problem
 
@@ -61,10 +72,14 @@ class Record(NamedTuple):
     message: Message
 
 
+NO_NODE = NodeKey("", "")
+
+
 class Due(NamedTuple):
     """Something that time alone brings about: a node of a set is to be looked at again.
 
     Attributes:
+        node: The node; ``NO_NODE`` if it is the set's rollout.
         command_id: The command that expires; empty if it is something else.
     """
 
@@ -108,6 +123,8 @@ class FleetState:
         self._node_sequences: dict[NodeKey, int] = {}
         self._mentions: dict[str, set[SetKey]] = {}
         self._deleted: dict[SetKey, None] = {}
+        self._orphans: dict[PodKey, KnownPod] = {}
+        self._orphan_sequences: dict[PodKey, int] = {}
         self._journal: list[tuple[NodeKey, int]] = []
         self._journal_start = 0
         self._due: list[Due] = []
@@ -138,7 +155,8 @@ class FleetState:
         end = self._journal_start + len(self._journal)
         behind = state.journal_position < self._journal_start
         changes = None if behind else self._journal[state.journal_position - self._journal_start :]
-        state.refresh(self.index, changes, end, self.now_ms)
+        state.coverage.refresh(state, self.index, changes, self.now_ms)
+        state.journal_position = end
         return state
 
     def due(self) -> Due | None:
@@ -159,8 +177,7 @@ class FleetState:
             case PodObserved():
                 self._pod_observed(message, sequence)
             case PodGone():
-                self._set(message.set_key).drop_pod(message, sequence, time_ms)
-                self._remember(time_ms, sequence, message.set_key, message.key)
+                self._pod_gone(message, sequence, time_ms)
             case DaemonSetObserved():
                 self._daemonset_observed(message, sequence)
             case DaemonSetGone():
@@ -169,7 +186,7 @@ class FleetState:
                 self._revision_recorded(message, sequence)
             case RevisionGone():
                 self._revision_gone(message, sequence, time_ms)
-            case CreatePod() | DeletePod():
+            case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
                 self._commanded(message, sequence, time_ms)
             case Outcome():
                 self._outcome(message, sequence, time_ms)
@@ -179,7 +196,7 @@ class FleetState:
                 self._status_reported(message, sequence)
             case StatusGone():
                 self._status_gone(message, sequence, time_ms)
-            case Tick():
+            case Tick() | NoticeReported():
                 pass  # it has moved the clock
 
     def _set(self, key: SetKey) -> SetState:
@@ -228,6 +245,10 @@ class FleetState:
             return
         for label in change.labels:
             self.dirty.update(self._mentions.get(label, ()))
+        if change.readiness_changed:
+            for set_key, state in self.sets.items():
+                if change.id in state.coverage.eligible:
+                    self.dirty.add(set_key)
         if change.taints:
             for set_key, state in self.sets.items():
                 constraints = state.constraints
@@ -236,14 +257,52 @@ class FleetState:
 
     def _pod_observed(self, message: PodObserved, sequence: int) -> None:
         pod = message.pod
+        if pod.set_key is None:
+            if self._orphan_is_news(pod.key, sequence):
+                self._orphans[pod.key] = KnownPod(pod, sequence)
+                self._offer_orphan(pod.key, pod.namespace)
+            return
         state = self._set(pod.set_key)
         state.put_pod(pod, sequence)
-        self._await_available(state, pod)
+        self._await_pod(state, pod)
+
+    def _pod_gone(self, message: PodGone, sequence: int, time_ms: int) -> None:
+        set_key = message.set_key
+        if set_key is not None:
+            self._set(set_key).drop_pod(message, sequence, time_ms)
+            self._remember(time_ms, sequence, set_key, message.key)
+        elif self._orphan_is_news(message.key, sequence):
+            self._orphans.pop(message.key, None)
+            self._remember(time_ms, sequence, None, message.key)
+            self._offer_orphan(message.key, message.namespace)
+
+    def _orphan_is_news(self, key: PodKey, sequence: int) -> bool:
+        if self._orphan_sequences.get(key, 0) >= sequence:
+            return False
+        self._orphan_sequences[key] = sequence
+        return True
+
+    def _offer_orphan(self, key: PodKey, namespace: str) -> None:
+        """Tell the sets of a namespace how a pod is that nobody controls, or that there is none of this name."""
+        for state in self.sets.values():
+            if state.key.namespace == namespace:
+                self._match_orphan(state, key)
+
+    def _match_orphan(self, state: SetState, key: PodKey) -> None:
+        known, wanted = self._orphans.get(key), state.daemonset
+        if known and wanted and selects(wanted.selector, known.pod.labels or {}):
+            state.put_orphan(*known)
+        elif key in state.orphans:
+            state.drop_orphan(key)
+        else:
+            return
+        self.dirty.add(state.key)
 
     def _daemonset_observed(self, message: DaemonSetObserved, sequence: int) -> None:
         daemonset = message.daemonset
-        # Before anything is changed: both refuse a template that cannot be read.
+        # Before anything is changed: they refuse what cannot be read.
         constraints, revision = compile_constraints(daemonset), _revision_of(daemonset)
+        check_strategy(daemonset)
         state = self._set(daemonset.key)
         if state.sequence >= sequence:
             return
@@ -251,9 +310,13 @@ class FleetState:
         self._mention(state, None)
         state.set_wanted(daemonset, constraints, revision)
         self._deleted.pop(daemonset.key, None)
-        self._mention(state, constraints.label_keys())
+        selector = state.rollout_selector
+        selected_by = frozenset(() if selector is None else (item.key for item in selector.labels))
+        self._mention(state, constraints.label_keys() | selected_by)
+        for key in {*state.orphans, *self._orphans}:
+            self._match_orphan(state, key)
         for known in state.pods.values():
-            self._await_available(state, known.pod)
+            self._await_pod(state, known.pod)
 
     def _daemonset_gone(self, message: DaemonSetGone, sequence: int, time_ms: int) -> None:
         state = self._set(message.key)
@@ -262,6 +325,8 @@ class FleetState:
         state.sequence = sequence
         self._mention(state, None)
         state.set_gone(message)
+        for key in tuple(state.orphans):
+            state.drop_orphan(key)
         self._deleted[message.key] = None
         if len(self._deleted) > DELETED_SETS_MAX:
             oldest = next(iter(self._deleted))
@@ -274,11 +339,13 @@ class FleetState:
         if labels is not None:
             for label in labels:
                 self._mentions.setdefault(label, set()).add(state.key)
-        elif state.constraints is not None:
-            for label in state.constraints.label_keys():
-                self._mentions[label].discard(state.key)
-                if not self._mentions[label]:
-                    del self._mentions[label]
+            state.mentioned = labels
+            return
+        for label in state.mentioned:
+            self._mentions[label].discard(state.key)
+            if not self._mentions[label]:
+                del self._mentions[label]
+        state.mentioned = frozenset()
 
     def _revision_recorded(self, message: RevisionRecorded, sequence: int) -> None:
         revision = message.revision
@@ -294,7 +361,7 @@ class FleetState:
             state.revision_sequences[message.hash] = sequence
             state.revisions.pop(message.hash, None)
 
-    def _commanded(self, command: CreatePod | DeletePod, sequence: int, time_ms: int) -> None:
+    def _commanded(self, command: Command, sequence: int, time_ms: int) -> None:
         if command.expires_ms <= self.now_ms:
             return
         state = self._set(command.set_key)
@@ -321,6 +388,9 @@ class FleetState:
         if state.status_sequence < sequence:
             state.status_sequence = sequence
             state.status = message.status
+            deadline_ms = state.progress_deadline_ms
+            if self.now_ms < deadline_ms < NEVER_MS:
+                self._await(Due(deadline_ms, key, NO_NODE, ""))
 
     def _status_gone(self, message: StatusGone, sequence: int, time_ms: int) -> None:
         state = self._set(message.set_key)
@@ -348,10 +418,10 @@ class FleetState:
             self._due = sorted({due for due in self._due if self._still_due(due)})
             self._due_max = max(DUE_ENTRIES_MIN, 2 * len(self._due))
 
-    def _await_available(self, state: SetState, pod: Pod) -> None:
-        at_ms = state.available_ms(pod)
-        if self.now_ms < at_ms < NEVER_MS:
-            self._await(Due(at_ms, state.key, pod.node_key, ""))
+    def _await_pod(self, state: SetState, pod: Pod) -> None:
+        for at_ms in (state.available_ms(pod), state.goes_ms(pod)):
+            if self.now_ms < at_ms < NEVER_MS:
+                self._await(Due(at_ms, state.key, pod.node_key, ""))
 
     def _await_retry(self, state: SetState, node: NodeKey) -> None:
         self._await(Due(state.cooling_nodes[node].retry_ms, state.key, node, ""))
@@ -368,7 +438,8 @@ class FleetState:
                     due.command_id, due.time_ms
                 )  # it has expired: others first, then it again
                 self._await_retry(state, due.node)
-            state.touched.add(due.node)
+            if due.node != NO_NODE:
+                state.touched.add(due.node)
         oldest_ms = self.now_ms - self.limits.horizon_ms
         while self._remembered and self._remembered[0].time_ms < oldest_ms:
             self._forget(heapq.heappop(self._remembered))
@@ -380,6 +451,8 @@ class FleetState:
         if due.command_id:
             pending = state.pending.get(due.command_id)
             return pending is not None and pending.due_ms == due.time_ms
+        if due.node == NO_NODE:
+            return state.progress_deadline_ms == due.time_ms
         return state.asks_for(due.node, due.time_ms)
 
     def _forget(self, old: _Remembered) -> None:
@@ -387,6 +460,11 @@ class FleetState:
         if old.set_key is None:
             if isinstance(old.what, NodeKey) and self._node_sequences.get(old.what) == old.sequence:
                 del self._node_sequences[old.what]
+            if (
+                isinstance(old.what, PodKey)
+                and self._orphan_sequences.get(old.what) == old.sequence
+            ):
+                del self._orphan_sequences[old.what]
             return
         state = self.sets[old.set_key]  # it stays as long as something is remembered of it
         state.memories -= 1

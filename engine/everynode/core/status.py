@@ -1,36 +1,103 @@
-"""How far a set has come, in the counters of apps/v1.
+"""How far a set has come: the counters of apps/v1, nodes by reason, and conditions.
 
 Called by ``machine`` after a set was looked at. Reads bitmaps that are up to date; decides nothing.
 """
 
 from __future__ import annotations
 
+from pyroaring import BitMap
+
+from everynode.core.conditions import Outlook, conditions
+from everynode.core.decision import left_alone
+from everynode.core.index import NodeIndex
+from everynode.core.rollout import Rollout, rollout_of
 from everynode.core.setstate import SetState
-from everynode.core.values import Status
+from everynode.core.state import FleetState
+from everynode.core.values import SetKey, Status
+
+OUTDATED = "Outdated"
+NOT_READY = "NotReady"
+NOT_AVAILABLE_YET = "NotAvailableYet"
+UNREACHABLE = "Unreachable"
+SKIPPED = "Skipped"
+TERMINATING = "Terminating"
+BACK_OFF = "BackOff"
+COMMAND_FAILED = "CommandFailed"
+CREATING = "Creating"
+NO_POD = "NoPod"
 
 
-def compute_status(state: SetState) -> Status | None:
-    """Count; ``None`` for a set that is not wanted.
+def compute_status(fleet: FleetState, key: SetKey, previous: Status | None = None) -> Status | None:
+    """Count; ``None`` for a set that is not wanted or not ours to report on.
 
-    Source: pkg/controller/daemon/daemon_controller.go, updateDaemonSetStatus. A pod that is on its way out
-    still counts as there.
+    A pod that is on its way out still counts as there (pkg/controller/daemon/daemon_controller.go,
+    updateDaemonSetStatus).
+
+    Args:
+        fleet: The fleet; nothing in it is changed but caches.
+        key: The set.
+        previous: What was reported last: conditions go on from there. The one on the log if not given.
     """
+    state = fleet.refreshed(key)
     daemonset = state.daemonset
-    if daemonset is None:
+    if daemonset is None or left_alone(daemonset):
         return None
-    desired = len(state.eligible)
-    available = state.eligible.intersection_cardinality(state.available)
-    return Status(
+    previous = previous or state.status
+    if previous is not None and previous.daemonset_uid != daemonset.uid:
+        previous = None
+    nodes, rollout = state.coverage, rollout_of(state, fleet.index)
+    desired = len(nodes.eligible)
+    available = nodes.eligible.intersection_cardinality(nodes.available)
+    waiting = _waiting(state, fleet.index, rollout)
+    seen = max(state.decided_generation, 0 if previous is None else previous.observed_generation)
+    status = Status(
         namespace=daemonset.namespace,
         daemonset=daemonset.name,
         daemonset_uid=daemonset.uid,
-        observed_generation=daemonset.generation,
+        observed_generation=min(seen, daemonset.generation),
         revision=state.revision,
         desired_number_scheduled=desired,
-        current_number_scheduled=state.eligible.intersection_cardinality(state.held),
-        number_misscheduled=state.held.difference_cardinality(state.eligible),
-        number_ready=state.eligible.intersection_cardinality(state.ready),
+        current_number_scheduled=nodes.eligible.intersection_cardinality(nodes.held),
+        number_misscheduled=nodes.held.difference_cardinality(nodes.eligible),
+        number_ready=nodes.eligible.intersection_cardinality(nodes.ready),
         number_available=available,
         number_unavailable=desired - available,
-        updated_number_scheduled=state.eligible.intersection_cardinality(state.updated),
+        updated_number_scheduled=nodes.eligible.intersection_cardinality(nodes.updated),
+        excluded_nodes=nodes.excluded_nodes(state, fleet.index),
+        waiting_nodes=waiting,
     )
+    outlook = Outlook(
+        strategy=daemonset.update_strategy,
+        rollout=rollout,
+        undone=len(rollout.counting - nodes.replaced),
+        ended=waiting.get(BACK_OFF, 0),
+        failing=sum(1 for node in state.cooling_nodes if state.failure_on(node) is not None),
+        now_ms=fleet.now_ms,
+    )
+    return conditions(status, previous, outlook)
+
+
+def _waiting(state: SetState, index: NodeIndex, rollout: Rollout) -> dict[str, int]:
+    """Count the eligible nodes without an available pod of the wanted revision, each by its first reason."""
+    nodes = state.coverage
+    left = nodes.eligible - nodes.replaced
+    live = nodes.occupied
+    reasons = (
+        (SKIPPED, rollout.skipped),
+        (UNREACHABLE, index.unready - nodes.serving),
+        (BACK_OFF, nodes.ended - live),
+        (TERMINATING, nodes.ending - live),
+        (CREATING, nodes.busy - live),
+        (COMMAND_FAILED, nodes.cooling - live),
+        (NO_POD, left - live),
+        (OUTDATED, (nodes.outdated & nodes.serving) - nodes.current),
+        (NOT_AVAILABLE_YET, nodes.ready),
+        (NOT_READY, left),
+    )
+    counts: dict[str, int] = {}
+    for reason, where in reasons:
+        found: BitMap = left & where
+        if found:
+            counts[reason] = len(found)
+        left = left - found
+    return dict(sorted(counts.items()))

@@ -22,6 +22,9 @@ Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 NAME_LENGTH_MAX = 253  # a DNS-1123 subdomain
 
+PROGRESS_DEADLINE_SECONDS = 600
+"""How long a rollout may make no progress if its set does not say (as a Deployment, apps/v1)."""
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
 Whole = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -76,7 +79,8 @@ class Node(Value, frozen=True):
     Attributes:
         uid: The identity. A node that comes back under the same name with another uid is another node.
         unschedulable: Cordoned. Shown to people; placement follows taints alone, as in Kubernetes.
-        ready: The Ready condition. Shown to people; it does not decide placement.
+        ready: The Ready condition. It does not decide placement; a rollout may skip a node that is not ready.
+        unready_since_ms: Since when it has not been ready; 0 if it is ready or nobody knows.
     """
 
     backend: Name
@@ -86,6 +90,7 @@ class Node(Value, frozen=True):
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
     ready: bool = True
+    unready_since_ms: Whole = 0
 
     @property
     def key(self) -> NodeKey:
@@ -106,9 +111,14 @@ class Pod(Value, frozen=True):
     Attributes:
         node: Name of the node that it runs on or is bound for.
         node_uid: Identity of that node if the backend knows it; empty means any node of that name.
-        revision: Content hash of the template that it was made from.
+        owner: The set that controls it; ``None`` for an orphan, which a set may adopt.
+        revision: Content hash of the template that it was made from; empty if nobody knows.
+        labels: Its labels; ``None`` if they are those of its template, or the backend does not say.
+        generation: The set's generation that it was made for; 0 if nobody knows.
+        failures: How many pods in a row had ended on this node, for this generation, when it was made.
         ready_since_ms: Since when it has been ready; 0 if it is not.
         deleting: It is on its way out (deletionTimestamp is set).
+        deleting_since_ms: Since when it is; 0 if it is not or nobody knows.
     """
 
     backend: Name
@@ -116,14 +126,18 @@ class Pod(Value, frozen=True):
     name: Name
     uid: Name
     node: Name
-    owner: Owner
-    revision: str
+    owner: Owner | None = None
+    revision: str = ""
     node_uid: str = ""
+    labels: dict[str, str] | None = None
+    generation: Whole = 0
+    failures: Whole = 0
     phase: Phase = "Pending"
     ready: bool = False
     ready_since_ms: Whole = 0
     created_ms: Whole = 0
     deleting: bool = False
+    deleting_since_ms: Whole = 0
 
     @property
     def key(self) -> PodKey:
@@ -131,9 +145,9 @@ class Pod(Value, frozen=True):
         return PodKey(self.backend, self.namespace, self.name)
 
     @property
-    def set_key(self) -> SetKey:
-        """The set that it belongs to."""
-        return SetKey(self.namespace, self.owner.name)
+    def set_key(self) -> SetKey | None:
+        """The set that controls it; ``None`` for an orphan."""
+        return None if self.owner is None else SetKey(self.namespace, self.owner.name)
 
     @property
     def node_key(self) -> NodeKey:
@@ -169,12 +183,26 @@ class Selector(Value, frozen=True):
 class UpdateStrategy(Value, frozen=True):
     """How a change of the template reaches pods that already run.
 
-    ``max_unavailable`` and ``max_surge`` are a number or a percentage such as ``"10%"``.
+    Numbers of nodes are whole numbers or percentages of the eligible nodes such as ``"10%"``, rounded up.
+
+    Attributes:
+        max_unavailable: How many nodes may be without an available pod before the rollout takes down one more.
+        max_surge: On how many nodes a new pod may run beside the old one.
+        paused: The rollout replaces nothing for now.
+        partition: How many nodes are to stay on the old revision.
+        selector: The only nodes that are updated for now; ``None`` for all.
+        progress_deadline_seconds: How long the rollout may make no progress before it counts as stalled; 0 for ever.
+        unreachable_nodes: Whether nodes that were not ready before they got the new revision use up the budget.
     """
 
     type: Literal["OnDelete", "RollingUpdate"] = "OnDelete"
     max_unavailable: int | str = 1
     max_surge: int | str = 0
+    paused: bool = False
+    partition: int | str = 0
+    selector: Selector | None = None
+    progress_deadline_seconds: Whole = PROGRESS_DEADLINE_SECONDS
+    unreachable_nodes: Literal["Count", "Skip"] = "Count"
 
 
 class DaemonSet(Value, frozen=True):
@@ -185,6 +213,9 @@ class DaemonSet(Value, frozen=True):
         generation: Raised by one with every change of the spec.
         backend: The only backend whose nodes it is for; empty means every backend of the fleet.
         template: The pod template as canonical JSON (keys sorted), complete, unknown fields included.
+        deleting: Its deletion has begun in the backend (deletionTimestamp is set): it is left alone.
+        predecessor_uid: The set of this name before it, if that was deleted and its pods were to stay: they are
+            released, and this one's to adopt if its selector selects them.
     """
 
     namespace: Name
@@ -200,6 +231,8 @@ class DaemonSet(Value, frozen=True):
     min_ready_seconds: Whole = 0
     revision_history_limit: Whole = 10
     created_ms: Whole = 0
+    deleting: bool = False
+    predecessor_uid: str = ""
 
     @property
     def key(self) -> SetKey:
@@ -213,8 +246,10 @@ class Revision(Value, frozen=True):
     Attributes:
         daemonset_uid: Identity of the set.
         hash: Content hash of ``template``; pods carry it as ``Pod.revision``.
-        number: Counts up with each version of this set, from 1.
+        number: Counts up with each version of this set, from 1; one that is returned to gets the next number.
         template: Canonical JSON, as in ``DaemonSet.template``.
+        created_ms: Log time at which it was first recorded.
+        change_cause: What the set's annotation ``kubernetes.io/change-cause`` said then.
     """
 
     namespace: Name
@@ -223,6 +258,8 @@ class Revision(Value, frozen=True):
     hash: Name
     number: Whole
     template: msgspec.Raw
+    created_ms: Whole = 0
+    change_cause: str = ""
 
     @property
     def set_key(self) -> SetKey:
@@ -230,10 +267,38 @@ class Revision(Value, frozen=True):
         return SetKey(self.namespace, self.daemonset)
 
 
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+
+class Condition(Value, frozen=True):
+    """One thing that is so or not so with a set (apps/v1 DaemonSetCondition).
+
+    Attributes:
+        type: ``Available``, ``Progressing`` or ``Degraded``.
+        reason: Why, as a code.
+        message: Why, for people.
+        last_update_ms: When it was last seen to move: of ``Progressing``, when the rollout last made progress.
+        last_transition_ms: When ``status`` last changed.
+    """
+
+    type: str
+    status: ConditionStatus
+    reason: str = ""
+    message: str = ""
+    last_update_ms: Whole = 0
+    last_transition_ms: Whole = 0
+
+
 class Status(Value, frozen=True):
-    """How far a set has come (apps/v1 DaemonSetStatus; same words, same meaning).
+    """How far a set has come (apps/v1 DaemonSetStatus; same words, same meaning; and what it lacks).
 
     Source: pkg/controller/daemon/daemon_controller.go, updateDaemonSetStatus.
+
+    Attributes:
+        revision: Content hash of the wanted template.
+        excluded_nodes: How many nodes are not eligible, by reason (the codes of ``core.eligibility``).
+        waiting_nodes: How many eligible nodes have no available pod of the wanted revision, by reason.
+        conditions: Sorted by type.
     """
 
     namespace: Name
@@ -248,8 +313,45 @@ class Status(Value, frozen=True):
     number_available: Whole = 0
     number_unavailable: Whole = 0
     updated_number_scheduled: Whole = 0
+    excluded_nodes: dict[str, Whole] = {}
+    waiting_nodes: dict[str, Whole] = {}
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def set_key(self) -> SetKey:
         """The set that this is the status of."""
+        return SetKey(self.namespace, self.daemonset)
+
+    def condition(self, type_: str) -> Condition | None:
+        """Return the condition of this type, if it is there."""
+        return next((found for found in self.conditions if found.type == type_), None)
+
+
+class Notice(Value, frozen=True):
+    """What people are told about a set (a Kubernetes Event); several alike are told as one.
+
+    Attributes:
+        type: ``Warning`` if somebody may have to do something.
+        reason: What happened, as a code; Kubernetes' own where it has one.
+        message: What happened, for people; of several alike, the last.
+        node: The last node that it was about; empty if it was about none.
+        pod: The last pod that it was about; empty if it was about none.
+        count: How often it happened between ``first_ms`` and ``last_ms``.
+    """
+
+    namespace: Name
+    daemonset: Name
+    daemonset_uid: Name
+    type: Literal["Normal", "Warning"]
+    reason: Name
+    message: str
+    node: str = ""
+    pod: str = ""
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+    first_ms: Whole = 0
+    last_ms: Whole = 0
+
+    @property
+    def set_key(self) -> SetKey:
+        """The set that it is about."""
         return SetKey(self.namespace, self.daemonset)

@@ -18,7 +18,7 @@ import structlog
 from everynode import wire
 from everynode.core.commands import CreatePod, DeletePod
 from everynode.core.decision import Proposal
-from everynode.core.events import StatusReported, Tick
+from everynode.core.events import NoticeReported, StatusReported, Tick
 from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
 from everynode.core.state import FleetState, Record
@@ -311,21 +311,27 @@ class Worker:
             self.counts.deletes += isinstance(message, DeletePod)
 
     async def _report_statuses(self, machine: WorkerMachine) -> None:
-        """Write statuses that have changed: at most one per set and interval, and always the last one."""
+        """Write statuses that have changed, and notices: at most one per set and interval, and always the last one."""
         while True:
             await self._clock.sleep_ms(STATUS_INTERVAL_MS)
             statuses = machine.reports() if self.caught_up else []
+            notices = machine.notices() if self.caught_up else []
             self._notify()
-            if not statuses:
+            if not statuses and not notices:
                 continue
             self._writing += 1
-            reports = [self._outgoing(StatusReported(status=status)) for status in statuses]
+            reports = [
+                *(self._outgoing(StatusReported(status=status)) for status in statuses),
+                *(self._outgoing(NoticeReported(notice=notice)) for notice in notices),
+            ]
             try:
                 await self._bus.publish(reports)
             except (UnavailableError, OutcomeUnknownError) as error:
                 log.warning("statuses not written", reason=str(error))
                 for status in statuses:
                     machine.unreported(status)
+                for notice in notices:
+                    machine.untold(notice)
             self._writing -= 1
             self._notify()
 

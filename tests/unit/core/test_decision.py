@@ -8,9 +8,9 @@ import pytest
 from msgspec import structs
 
 from everynode.core.commands import Counts, CreatePod, DeletePod, ReasonCount
-from everynode.core.decision import _create, propose, victims
+from everynode.core.decision import _create, propose, unwanted
 from everynode.core.events import RevisionRecorded, Tick
-from everynode.core.pacing import Limits
+from everynode.core.pacing import RECORDS_MAX, Limits
 from everynode.errors import InvariantError
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import (
@@ -65,16 +65,20 @@ def test_records_stay_while_a_pod_is_on_its_way_out() -> None:
 
 
 def test_an_orphaning_delete_leaves_the_pods() -> None:
-    """Only the records go; the pods stay, unmanaged."""
+    """The pods are released, then the records go; the pods stay, unmanaged."""
     world = situation(AGENT, alike(2), [])
     world.run()
     world.delete(SET, cascade="orphan")
 
-    (proposal,) = world.decide()
+    (releases,) = world.decide()
+    while world.queue:
+        world.carry_out()
+    (records,) = world.decide()
 
-    assert {type(message).__name__ for message in proposal.others} == {"RevisionGone", "StatusGone"}
+    assert ["ReleasePod"] * 2 == [type(message).__name__ for message in releases.others]
+    assert {type(message).__name__ for message in records.others} == {"RevisionGone", "StatusGone"}
     assert asked(world) == NOTHING
-    assert len(world.pods) == 2
+    assert [None, None] == [pod.owner for pod in world.pods.values()]
 
 
 def test_a_set_deleted_before_anything_was_done_needs_nothing() -> None:
@@ -102,7 +106,7 @@ def test_a_set_made_anew_under_its_name_starts_clean() -> None:
 
     assert asked(world) == Asked(["node-0"], [(old.name, "OwnerReplaced")])
     world.run()
-    assert [running.owner.uid for running in world.pods.values()] == ["second"]
+    assert [running.owner and running.owner.uid for running in world.pods.values()] == ["second"]
 
 
 def test_more_revisions_than_a_batch_holds_go_in_turn() -> None:
@@ -118,7 +122,7 @@ def test_more_revisions_than_a_batch_holds_go_in_turn() -> None:
 
     sizes = [proposal.decision.size for _ in range(4) for proposal in world.decide()]
 
-    assert sizes == [999, 503]
+    assert sizes == [RECORDS_MAX] + 3 * [RECORDS_MAX - 1]
 
 
 # How much at once
@@ -136,7 +140,7 @@ def test_creates_have_a_limit(limits: Limits, wanted: int) -> None:
     assert len(asked(world).creates) == 3
 
 
-@pytest.mark.parametrize(("limits", "wanted"), [(Limits(), 250), (Limits(deletes_max=7), 7)])
+@pytest.mark.parametrize(("limits", "wanted"), [(Limits(), 250), (Limits(changes_max=7), 7)])
 def test_deletes_have_a_limit(limits: Limits, wanted: int) -> None:
     """B1: no more deletes are pending for a set than its limit; the rest follow as they settle."""
     nodes = alike(300)
@@ -152,7 +156,7 @@ def test_deletes_have_a_limit(limits: Limits, wanted: int) -> None:
 
 def test_a_node_with_more_duplicates_than_fit_is_finished_later() -> None:
     """B1: the limit is on commands, not on nodes."""
-    world = situation(AGENT, [ONE], pods_on(ONE, 6), Limits(deletes_max=2))
+    world = situation(AGENT, [ONE], pods_on(ONE, 6), Limits(changes_max=2))
     found = []
     for _ in range(3):
         found.append(len(asked(world).deletes))
@@ -214,7 +218,7 @@ def test_a_decision_says_what_it_saw_and_why() -> None:
     assert ("first", before, world.now_ms) == (decision.worker, decision.basis, decision.at_ms)
     assert (SET, 0) == (proposal.key, proposal.fence)
     assert decision.counts == Counts(
-        eligible=4, occupied=2, missing=2, surplus=2, pending=0, creates=2, deletes=2
+        eligible=4, occupied=2, missing=2, surplus=2, unavailable=2, updated=2, creates=2, deletes=2
     )
     assert decision.reasons == (
         ReasonCount(reason="Duplicate", count=1),
@@ -230,7 +234,7 @@ def test_a_decision_says_what_it_saw_and_why() -> None:
 
 
 def test_the_template_is_recorded_once() -> None:
-    """A revision is written before pods are made from it, with the next number, and not again."""
+    """A revision is written before pods are made from it, once; one that is returned to gets the next number."""
     world = situation(AGENT, [], [])
     world.run()
     changed = daemonset({"image": "v2"}, generation=2)
@@ -241,11 +245,13 @@ def test_the_template_is_recorded_once() -> None:
 
     recorded = [item.message for item in world.log if isinstance(item.message, RevisionRecorded)]
 
-    assert [message.revision.number for message in recorded] == [1, 2]
+    assert [message.revision.number for message in recorded] == [1, 2, 3]
     assert [message.revision.template for message in recorded] == [
         AGENT.template,
         changed.template,
+        AGENT.template,
     ]
+    assert len({message.revision.hash for message in recorded}) == 2
 
 
 def test_a_changed_template_does_not_replace_pods_by_itself() -> None:
@@ -268,16 +274,16 @@ def test_nothing_may_be_made_for_a_set_that_is_not_wanted() -> None:
     fleet_state = world.worker.fleet
 
     with pytest.raises(InvariantError, match="default/agent is not wanted"):
-        _create(fleet_state, fleet_state.refreshed(SET), ONE)
+        _create(fleet_state, fleet_state.refreshed(SET), ONE, "", "")
 
 
-def test_victims_of_a_node_without_pods() -> None:
+def test_unwanted_pods_of_a_node_without_pods() -> None:
     """A node without pods has nothing to delete."""
     world = situation(AGENT, [ONE], [])
     world.read(world.worker)
     fleet_state = world.worker.fleet
 
-    assert victims(fleet_state, fleet_state.refreshed(SET), ONE.key) == []
+    assert unwanted(fleet_state, fleet_state.refreshed(SET), ONE.key) == []
 
 
 def _relabel(world: World) -> None:

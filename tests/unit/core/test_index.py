@@ -37,7 +37,7 @@ def bits(index: NodeIndex) -> object:
     ("after", "labels", "taints"),
     [
         (node("node-1", "k:NoSchedule", zone="a"), [], []),
-        (node("node-1", "k:NoSchedule", zone="a", ready=False, unschedulable=True), [], []),
+        (node("node-1", "k:NoSchedule", zone="a", unschedulable=True), [], []),
         (node("node-1", "k:NoSchedule", "p:PreferNoSchedule", zone="a"), [], []),
         (node("node-1", "k:NoSchedule", "k:NoSchedule", zone="a"), [], []),
         (node("node-1", "k:NoSchedule", zone="b"), ["zone"], []),

@@ -6,6 +6,7 @@ import pytest
 
 from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.core.pacing import (
+    RECORDS_MAX,
     RETRY_LAST_MS,
     Limits,
     SlowStart,
@@ -20,8 +21,8 @@ HOUR_MS = 3_600_000
     "limits",
     [
         Limits(),
-        Limits(creates_max=1, deletes_max=1),
-        Limits(creates_max=BATCH_MESSAGES_MAX - 3, deletes_max=1),
+        Limits(creates_max=1, changes_max=1),
+        Limits(creates_max=BATCH_MESSAGES_MAX - RECORDS_MAX - 2, changes_max=1),
         Limits(pending_ms=1, horizon_ms=RETRY_LAST_MS + 1),
     ],
 )
@@ -29,15 +30,15 @@ def test_limits_in_their_range(limits: Limits) -> None:
     """What fits into a batch and can expire is accepted."""
     limits.check()
 
-    assert limits.creates_max + limits.deletes_max <= BATCH_MESSAGES_MAX - 2
+    assert limits.creates_max + limits.changes_max <= BATCH_MESSAGES_MAX - RECORDS_MAX - 1
 
 
 @pytest.mark.parametrize(
     ("limits", "names"),
     [
         (Limits(creates_max=0), "creates_max is 0"),
-        (Limits(deletes_max=0), "deletes_max 0"),
-        (Limits(creates_max=BATCH_MESSAGES_MAX - 2, deletes_max=1), "together at most 998"),
+        (Limits(changes_max=0), "changes_max 0"),
+        (Limits(creates_max=BATCH_MESSAGES_MAX - 2, changes_max=1), "together at most 898"),
         (Limits(pending_ms=0), "pending_ms is 0"),
         (Limits(pending_ms=300_000, horizon_ms=419_999), "horizon_ms 419999"),
     ],
@@ -52,7 +53,7 @@ def test_kubernetes_own_limits_are_the_defaults() -> None:
     """250 at a time, and five minutes for a command."""
     assert Limits()._asdict() == {
         "creates_max": 250,
-        "deletes_max": 250,
+        "changes_max": 250,
         "pending_ms": 300_000,
         "horizon_ms": 600_000,
     }

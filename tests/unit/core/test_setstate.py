@@ -49,7 +49,7 @@ def test_a_create_is_pending_until_its_pod_is_observed() -> None:
 
     state = known(world)
     assert not state.pending
-    assert (0, 0) == (state.creates_pending.total(), state.deletes_pending.total())
+    assert (0, 0) == (state.creates_pending.total(), state.changes_pending.total())
     assert asked(world) == NOTHING
 
 
@@ -91,7 +91,7 @@ def test_a_delete_is_pending_until_the_pod_is_on_its_way_out(leaves_slowly: bool
     """S4: seeing the pod leave settles the command; what has left is not deleted again."""
     world = situation(AGENT, [ONE], pods_on(ONE, 2))
     assert asked(world).deletes == [("node-0-1", "Duplicate")]
-    assert known(world).deletes_pending.total() == 1
+    assert known(world).changes_pending.total() == 1
     young = pods_on(ONE, 2)[1]
 
     if leaves_slowly:
@@ -100,7 +100,7 @@ def test_a_delete_is_pending_until_the_pod_is_on_its_way_out(leaves_slowly: bool
         world.remove_pod(young.key)
 
     assert not known(world).pending
-    assert known(world).deletes_pending.total() == 0
+    assert known(world).changes_pending.total() == 0
     assert asked(world) == NOTHING
 
 
@@ -124,7 +124,7 @@ def test_a_change_that_is_no_effect_settles_nothing() -> None:
 
     world.put_pod(structs.replace(pods_on(ONE, 2)[1], ready=False))
 
-    assert known(world).deletes_pending.total() == 1
+    assert known(world).changes_pending.total() == 1
     assert asked(world) == NOTHING
 
 
@@ -134,10 +134,10 @@ def test_several_commands_on_a_node_settle_one_by_one() -> None:
     assert len(asked(world).deletes) == 2
 
     world.carry_out()
-    assert known(world).busy
+    assert known(world).coverage.busy
     world.carry_out()
 
-    assert not known(world).busy
+    assert not known(world).coverage.busy
     assert not known(world).pending_on
 
 
@@ -147,10 +147,10 @@ def test_a_failed_create_is_tried_again_under_the_same_name_and_another_id() -> 
     seen, waits = [], []
     for _ in range(9):
         seen.append(created(world))
-        assert [0] == list(known(world).busy)
+        assert [0] == list(known(world).coverage.busy)
         world.carry_out(works=False)
         assert asked(world) == NOTHING
-        assert ([], [0]) == (list(known(world).busy), list(known(world).cooling))
+        assert ([], [0]) == (list(known(world).coverage.busy), list(known(world).coverage.cooling))
         due = world.worker.due()
         assert due is not None
         waits.append(due.time_ms - world.now_ms)
@@ -419,7 +419,7 @@ def test_a_node_that_joins_means_nothing_to_a_deleted_set() -> None:
     world.put_node(node("node-1"))
 
     assert asked(world) == NOTHING
-    assert not known(world).eligible
+    assert not known(world).coverage.eligible
 
 
 def test_nothing_is_empty_that_has_something() -> None:

@@ -255,18 +255,19 @@ def test_which_pods_go(
 
 
 def test_the_oldest_pod_stays() -> None:
-    """S1: of duplicates the oldest stays, by creation and then by name; neither readiness nor revision counts."""
+    """S1: of duplicates a ready one stays, the oldest by creation and then by name; the revision does not count."""
     world = situation(
         AGENT,
         [ONE],
         [
             pod(AGENT, ONE, "young", created_ms=9),
-            pod(AGENT, ONE, "b", created_ms=3, ready=False, phase="Pending", revision="old"),
+            pod(AGENT, ONE, "a", created_ms=1, ready=False, phase="Pending"),
+            pod(AGENT, ONE, "b", created_ms=3, revision="old"),
             pod(AGENT, ONE, "c", created_ms=3),
         ],
     )
 
-    assert asked(world).deletes == [("c", "Duplicate"), ("young", "Duplicate")]
+    assert asked(world).deletes == [(name, "Duplicate") for name in ("a", "c", "young")]
 
 
 def test_a_label_that_goes_takes_the_pod_along() -> None:
@@ -362,7 +363,7 @@ def test_a_vanished_node_that_is_being_worked_on_is_left_alone() -> None:
 
 def test_a_backend_that_gives_no_answer_holds_up_only_its_own() -> None:
     """L3, B1: limits count for each backend: creates and deletes that nobody carries out take no other's room."""
-    limits = Limits(creates_max=2, deletes_max=2)
+    limits = Limits(creates_max=2, changes_max=2)
     silent = [node(f"a-{number}", backend="silent") for number in range(3)]
     world = situation(AGENT, [*silent, *alike(3)], [], limits)
     for _ in range(12):
@@ -383,7 +384,7 @@ def test_a_backend_that_gives_no_answer_holds_up_only_its_own() -> None:
 
 def test_a_decision_has_no_more_commands_than_its_limits() -> None:
     """B1: with several backends a decision still fits into one batch."""
-    limits = Limits(creates_max=2, deletes_max=2)
+    limits = Limits(creates_max=2, changes_max=2)
     nodes = [node(f"n-{number}", backend=each) for each in ("east", "west") for number in range(4)]
     world = situation(AGENT, nodes, [], limits)
 
@@ -428,7 +429,7 @@ def test_what_is_seen_after_it_is_done_is_not_due() -> None:
     world = situation(AGENT, [ONE], [])
     world.decide()
     world.carry_out()
-    world.read(world.worker)
+    world.decide()
 
     assert world.worker.due() is None
 

@@ -388,12 +388,12 @@ def test_a_set_that_is_far_behind_looks_at_all_nodes() -> None:
     reader.read(
         NodeObserved(node=ONE), DaemonSetObserved(daemonset=daemonset({"nodeSelector": {"a": "1"}}))
     )
-    assert not reader.fleet.refreshed(SET).eligible
+    assert not reader.fleet.refreshed(SET).coverage.eligible
     for number in range(JOURNAL_ENTRIES_MAX + 2):
         reader.read(NodeObserved(node=node("node-0", a=str(number % 2))))
 
     assert len(reader.fleet._journal) <= JOURNAL_ENTRIES_MAX
-    assert set(reader.fleet.refreshed(SET).eligible) == {0}
+    assert set(reader.fleet.refreshed(SET).coverage.eligible) == {0}
 
 
 @pytest.mark.parametrize(

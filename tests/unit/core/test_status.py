@@ -21,7 +21,7 @@ NOW_MS = 1_000
 def counted(world: World) -> Status:
     """Let the worker read, and count."""
     world.read(world.worker)
-    status = compute_status(world.worker.fleet.refreshed(SET))
+    status = compute_status(world.worker.fleet, SET)
     assert status is not None
     return status
 
@@ -70,8 +70,8 @@ def numbers(status: Status) -> tuple[int, ...]:
         pytest.param(
             [ONE],
             [pod(AGENT, ONE, "b", created_ms=2), pod(AGENT, ONE, "a", ready=False, revision="old")],
-            (1, 1, 0, 0, 0, 1, 0),
-            id="the oldest counts",
+            (1, 1, 1, 1, 1, 0, 0),
+            id="the one that is ready counts",
         ),
         pytest.param(
             alike(1, "k:NoSchedule"), pods_on(ONE, 1), (0, 0, 0, 0, 0, 0, 1), id="may stay only"
@@ -101,13 +101,16 @@ def numbers(status: Status) -> tuple[int, ...]:
     ],
 )
 def test_counters(nodes: list[Node], pods: list[Pod], wanted: tuple[int, ...]) -> None:
-    """Each counter means what it means in apps/v1; of several pods on a node the oldest counts."""
+    """Each counter means what it means in apps/v1; of several pods on a node one that is ready counts."""
     assert wanted == numbers(counted(situation(AGENT, nodes, pods)))
 
 
 def test_it_says_what_it_is_about() -> None:
     """The set's identity, the generation that was seen and the revision that is wanted."""
-    status = counted(situation(daemonset(generation=7), [], []))
+    world = situation(daemonset(generation=7), [], [])
+    assert counted(world).observed_generation == 0
+    world.decide()
+    status = counted(world)
 
     assert ("default", "agent", "uid-agent", 7) == (
         status.namespace,
@@ -179,4 +182,4 @@ def test_a_set_that_is_not_wanted_has_no_status() -> None:
     world.delete(SET)
     world.read(world.worker)
 
-    assert compute_status(world.worker.fleet.refreshed(SET)) is None
+    assert compute_status(world.worker.fleet, SET) is None

@@ -83,6 +83,7 @@ class CoveredFleet:
         for status in self.machine.reports():
             assert status.desired_number_scheduled == status.number_available > 0, status
             self.fold(StatusReported(status=status))
+        self.machine.notices()
         assert self.machine.settled
 
     def fold(self, message: AnyMessage) -> None:
@@ -97,6 +98,7 @@ class CoveredFleet:
             self.machine.refused(key, None)
         assert not self.machine.proposals(PROPOSALS_MAX)
         self.machine.reports()
+        self.machine.notices()
 
     def _cover(self, daemonset: DaemonSet) -> None:
         revision = revision_hash(daemonset.template)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from everynode import wire
-from everynode.core.commands import CreatePod, DeletePod, Outcome
+from everynode.core.commands import AdoptPod, CreatePod, DeletePod, Outcome, ReleasePod
 from everynode.core.events import PodGone, PodObserved, StatusGone, StatusReported
 from everynode.core.values import Pod, SetKey, Status
 from everynode.errors import MalformedMessageError
@@ -32,7 +32,8 @@ class Witness:
         self.created: list[Pod] = []
         self.gone: list[PodGone] = []
         self.doubles: list[str] = []
-        self._live: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.surging = False  # one old and one new pod may be there at the same time
+        self._live: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._known: set[str] = set()
         self._changed = changed
         self._feed = fleet.subscribe(self._hear)
@@ -47,16 +48,23 @@ class Witness:
                 self._see(change.pod)
             elif isinstance(change, PodGone):
                 self.gone.append(change)
-                self._live[change.owner.uid, change.node].discard(change.uid)
+                if change.owner is not None:
+                    self._live[change.owner.uid, change.node].pop(change.uid, None)
         self._changed()
 
     def _see(self, pod: Pod) -> None:
         if pod.uid not in self._known:
             self._known.add(pod.uid)
             self.created.append(pod)
+        if pod.owner is None:
+            return
         here = self._live[pod.owner.uid, pod.node]
-        (here.add if pod.live else here.discard)(pod.uid)
-        if len(here) > 1:
+        if not pod.live:
+            here.pop(pod.uid, None)
+            return
+        here[pod.uid] = pod.revision
+        allowed = len(set(here.values())) if self.surging else 1
+        if len(here) > min(allowed, 2):
             self.doubles.append(f"{pod.node}: {pod.set_key} has {len(here)} live pods: {pod.name}")
 
 
@@ -89,7 +97,7 @@ class Recorder:
             return
         self.messages.append((received.sequence, message))
         match message:
-            case CreatePod() | DeletePod():
+            case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
                 self.open_commands[message.id] = received.sequence
             case Outcome():
                 self.open_commands.pop(message.id, None)

@@ -67,7 +67,7 @@ class Coverage:
         surplus: Nodes with pods that must go, and that are not being worked on.
         stranded: Nodes that are not in the fleet but have pods that must go.
         creates_backlogs, deletes_backlogs: What comes first, for each backend.
-        broken_backlog, working_backlog: Likewise over all backends, for nodes whose old pod is not available, and is.
+        broken_backlog, working_backlog: Likewise over all backends, for nodes whose old pod is not ready, and is.
     """
 
     def __init__(self) -> None:

@@ -238,7 +238,8 @@ def _changes(fleet: FleetState, state: SetState, take_down: list[int]) -> list[C
         old_on = [key for key in map(index.key, take_down) if key.backend == backend]
         doomed += [(key, item) for key in old_on for item in _outdated(state, key)]
         found = [_removal(fleet, state, key, item) for key, item in doomed]
-        joining = sorted(map(index.key, _on_backend(fleet, backend, _adoptable(state))))
+        orphans_on = _on_backend(fleet, backend, _adoptable(state))
+        joining = heapq.nsmallest(room, map(index.key, orphans_on))
         found += [command for key in joining for command in _adopt(fleet, state, key)]
         changes += found[:room]
     return changes

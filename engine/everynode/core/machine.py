@@ -109,7 +109,7 @@ class WorkerMachine:
                     self._await_outcomes(proposal)
                     found.append(proposal)
                 else:
-                    state.decided_generation = state.generation
+                    state.looked_at(state.uid, state.generation)
             self.fleet.dirty.discard(key)
         return found
 

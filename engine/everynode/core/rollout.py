@@ -3,7 +3,7 @@
 Asked by ``decision`` for its commands and by ``status`` for what people see, so that both follow one rule. All of it is
 algebra over the bitmaps of ``coverage``. Source: pkg/controller/daemon/update.go (rollingUpdate), but for this:
 
-* Nodes are taken in a fixed order: those first whose pod is unavailable anyway, then by name.
+* Nodes are taken in a fixed order: those first whose pod is not ready anyway, then by name.
 * A pod on a node that is not eligible (any more) is left alone: it could not be replaced.
 * A pod that the set is deleting counts as unavailable from the decision on.
 * ``paused``, ``partition``, ``selector`` and ``unreachable_nodes`` are ours.
@@ -33,7 +33,7 @@ class Rollout(NamedTuple):
         open: Nodes with nothing but an old pod, idle, that pause and selector leave to the rollout.
         room: How many of them may be replaced before only as many old pods are left as the partition asks for.
         held: How many nodes stay on an old revision for now: paused, not selected, or for the partition.
-        surging: Nodes on which a new pod was added beside the old one and is not available yet.
+        surging: Nodes on which a new pod was added beside the old one and is not available, or has ended.
     """
 
     budget: Budget
@@ -79,18 +79,21 @@ def rollout_of(state: SetState, index: NodeIndex) -> Rollout:
         skipped=skipped,
         counting=counting,
         unavailable=unavailable,
-        open=candidates - nodes.busy - nodes.cooling - nodes.excess,
+        open=candidates - nodes.busy - nodes.cooling - nodes.excess - nodes.ended,
         room=room,
         held=len(staying - skipped) - room,
-        surging=nodes.eligible & nodes.outdated & ((nodes.current - nodes.replaced) | nodes.coming),
+        surging=nodes.eligible
+        & nodes.outdated
+        & ((nodes.current - nodes.replaced) | nodes.coming | nodes.ended),
     )
 
 
 def next_step(state: SetState, index: NodeIndex, count_max: int) -> Step:
     """Say what the rollout does now.
 
-    Nodes whose old pod is not available come first and cost nothing: they are down already. So they are in
-    Kubernetes, where they count towards the budget all the same (kubernetes#123232).
+    Nodes whose old pod is not ready come first and cost nothing, as they are down already. They count towards the
+    budget all the same (kubernetes#123232). A pod that is ready, but not yet for ``minReadySeconds``, counts as down too,
+    and is not taken as if it were: a kubelet that restarts sets the clocks of all its pods back.
 
     Args:
         state: The set; it is wanted, its bitmaps are up to date.
@@ -102,13 +105,13 @@ def next_step(state: SetState, index: NodeIndex, count_max: int) -> Step:
     limit = min(now.room, count_max)
     if not now.open or limit <= 0:
         return Step([], [])
-    broken = nodes.broken_backlog.first(now.open - nodes.serving, limit, index.key)
+    broken = nodes.broken_backlog.first(now.open - nodes.ready, limit, index.key)
     if state.surges:
         budget = now.budget.max_surge - len(now.surging)
     else:
         budget = now.budget.max_unavailable - len(now.unavailable)
     limit = min(limit - len(broken), max(0, budget))
-    working = nodes.working_backlog.first(now.open & nodes.serving, limit, index.key)
+    working = nodes.working_backlog.first(now.open & nodes.ready, limit, index.key)
     taken = broken + working
     return Step([], taken) if state.surges else Step(taken, [])
 

@@ -112,7 +112,7 @@ class SetState:
         revisions: All recorded templates by hash.
         revision_counts: How many pods there are of each.
         status: What was last reported.
-        decided_generation: The last generation that a decision was about, or that nothing was to be decided for.
+        last_looked_at: Of which set (by uid) the last generation was decided about, or found to need no decision.
         fence: Sequence of the last decision about this set that was folded.
         slow_starts: How many creates may be pending on each backend.
         blocked_until: Nothing is proposed before the log was folded up to here (a batch is on its way in).
@@ -137,7 +137,7 @@ class SetState:
         self.revision_counts: Counter[str] = Counter()
         self.status: Status | None = None
         self.status_sequence = 0
-        self.decided_generation = 0
+        self.last_looked_at = ("", 0)
         self.fence = 0
         self.blocked_until = 0
         self.slow_starts: defaultdict[str, SlowStart] = defaultdict(SlowStart)
@@ -345,11 +345,21 @@ class SetState:
         if sequence <= self.fence:
             return
         self.fence = sequence
-        if decision.daemonset_uid == self.uid:
-            self.decided_generation = max(self.decided_generation, decision.generation)
+        self.looked_at(decision.daemonset_uid, decision.generation)
         self.blocked_until = max(self.blocked_until, sequence + decision.size)
         for backend, window in decision.windows.items():
             self.slow_starts[backend].decided(window, decision.basis, time_ms)
+
+    def looked_at(self, uid: str, generation: int) -> None:
+        """Take in that a generation was decided about, or needs no decision; a set made anew begins anew."""
+        earlier = self.last_looked_at[1] if self.last_looked_at[0] == uid else 0
+        self.last_looked_at = (uid, max(earlier, generation))
+
+    @property
+    def decided_generation(self) -> int:
+        """The last generation of the set that is wanted that was decided about; 0 if none was."""
+        uid, generation = self.last_looked_at
+        return generation if uid == self.uid else 0
 
     def heard(self, outcome: Outcome, sequence: int, time_ms: int) -> None:
         """Take in what became of a command; if it did not work, its node is left alone for a while."""

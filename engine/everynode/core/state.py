@@ -314,7 +314,8 @@ class FleetState:
         selected_by = frozenset(() if selector is None else (item.key for item in selector.labels))
         self._mention(state, constraints.label_keys() | selected_by)
         for key in {*state.orphans, *self._orphans}:
-            self._match_orphan(state, key)
+            if key.namespace == daemonset.namespace:
+                self._match_orphan(state, key)
         for known in state.pods.values():
             self._await_pod(state, known.pod)
 

@@ -52,7 +52,6 @@ CORE_MAY_NOT_USE = {
 NO_MOCKS_BELOW = ("tests/unit/core", "tests/simulation")
 
 PROVEN_LATER = {
-    "S3": "it is about rolling updates, which are not part of the engine yet",
     "S7": "it is about running a recorded log again, which is not part of the engine yet",
 }
 

@@ -92,7 +92,7 @@ def next_step(state: SetState, index: NodeIndex, count_max: int) -> Step:
     """Say what the rollout does now.
 
     Nodes whose old pod is not ready come first and cost nothing, as they are down already. They count towards the
-    budget all the same (kubernetes#123232). A pod that is ready, but not yet for ``minReadySeconds``, counts as down too,
+    budget all the same (kubernetes#123232). A pod that is ready, but not for ``minReadySeconds``, counts as down too,
     and is not taken as if it were: a kubelet that restarts sets the clocks of all its pods back.
 
     Args:

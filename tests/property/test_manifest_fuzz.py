@@ -33,7 +33,13 @@ AGENT: dict[str, Any] = {
         "name": "agent",
         "namespace": "logging",
         "labels": {"team": "a"},
-        "annotations": {"everynode.dev/backend": "east", "note": "x y"},
+        "annotations": {
+            "everynode.dev/backend": "east",
+            "everynode.dev/partition": "20%",
+            "everynode.dev/selector": " !gpu",
+            "everynode.dev/unreachable-nodes": "Skip",
+            "note": "x y",
+        },
     },
     "spec": {
         "minReadySeconds": 5,
@@ -44,7 +50,14 @@ AGENT: dict[str, Any] = {
         },
         "updateStrategy": {
             "type": "RollingUpdate",
-            "rollingUpdate": {"maxUnavailable": "10%", "maxSurge": 0},
+            "rollingUpdate": {
+                "maxUnavailable": "10%",
+                "maxSurge": 0,
+                "paused": True,
+                "partition": "20%",
+                "selector": {"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]},
+                "progressDeadlineSeconds": 60,
+            },
         },
         "template": {
             "metadata": {"labels": {"app": "agent"}},

@@ -431,7 +431,7 @@ def test_unknown_fields_outside_of_the_template_are_warned_about() -> None:
     document["spec"]["selector"]["matchExpressions"] = [
         {"key": "app", "operator": "Exists", "value": "x"}
     ]
-    document["spec"]["updateStrategy"] = {"rollingUpdate": {"partition": 1}, "odd": 1}
+    document["spec"]["updateStrategy"] = {"rollingUpdate": {"partitions": 1}, "odd": 1}
     document["spec"]["template"]["odd"] = 1
     document["spec"]["template"]["spec"]["tolerations"] = [{"operator": "Exists", "effects": "x"}]
 
@@ -443,7 +443,7 @@ def test_unknown_fields_outside_of_the_template_are_warned_about() -> None:
         "spec.selector.matchExpressions[0].value",
         "spec.template.spec.tolerations[0].effects",
         "spec.updateStrategy.odd",
-        "spec.updateStrategy.rollingUpdate.partition",
+        "spec.updateStrategy.rollingUpdate.partitions",
     ]
 
 

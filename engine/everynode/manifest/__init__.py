@@ -5,6 +5,7 @@ files, no log and no clock. One bad document never hides another; nothing that i
 
     found = read_daemonsets("fluentd.yaml", content, default_namespace="default") -> Manifests
     found = read_nodes([("nodes.yaml", content), ...], backend="local")           -> Nodes
+    found = read_update_strategy(annotations, spec)                               -> StrategyRead, of a set in a cluster
 
     Manifests.accepted: (Accepted, ...)      .daemonset .notes .warnings
     Nodes.accepted:     (AcceptedNode, ...)  .node .warnings
@@ -19,13 +20,14 @@ A DaemonSet that was read has no identity yet: its uid is ``UNASSIGNED_UID`` and
 
 The modules, from bytes upwards: ``scalars`` (what an unquoted word means), ``yamltext`` and ``jsontext`` (one text to
 plain values), ``documents`` (a file to its documents), ``names`` (what a name may look like), ``fields`` (reading
-fields, collecting problems), ``objects`` (kinds, versions, lists), ``metadata``, ``selectors``, ``podtemplate``,
-``daemonset`` and ``node`` (the rules), ``results``.
+fields, collecting problems), ``objects`` (kinds, versions, lists), ``metadata``, ``annotations``, ``selectors``,
+``selectortext``, ``podtemplate``, ``strategy``, ``daemonset`` and ``node`` (the rules), ``results``.
 """
 
 from __future__ import annotations
 
-from everynode.manifest.daemonset import BACKEND_ANNOTATION, UNASSIGNED_UID, read_daemonsets
+from everynode.manifest.annotations import BACKEND_ANNOTATION
+from everynode.manifest.daemonset import UNASSIGNED_UID, read_daemonsets
 from everynode.manifest.documents import DOCUMENT_BYTES_MAX
 from everynode.manifest.node import read_nodes
 from everynode.manifest.results import (
@@ -36,6 +38,7 @@ from everynode.manifest.results import (
     Rejected,
     Skipped,
 )
+from everynode.manifest.strategy import StrategyRead, read_update_strategy
 
 __all__ = [
     "BACKEND_ANNOTATION",
@@ -47,6 +50,8 @@ __all__ = [
     "Nodes",
     "Rejected",
     "Skipped",
+    "StrategyRead",
     "read_daemonsets",
     "read_nodes",
+    "read_update_strategy",
 ]

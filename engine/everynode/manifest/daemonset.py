@@ -7,18 +7,11 @@ pods by itself, and the result says so.
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
-from everynode.core.values import (
-    NAME_LENGTH_MAX,
-    ON_DELETE,
-    ROLLING_UPDATE,
-    DaemonSet,
-    Selector,
-    UpdateStrategy,
-)
+from everynode.core.selectors import selects
+from everynode.core.values import NAME_LENGTH_MAX, DaemonSet, Selector
+from everynode.manifest.annotations import BACKEND_ANNOTATION, warn_of_unknown
 from everynode.manifest.documents import DOCUMENT_BYTES_MAX
 from everynode.manifest.fields import INT32_MAX, Field
 from everynode.manifest.metadata import KNOWN, read_annotations, read_labels, read_name
@@ -26,17 +19,11 @@ from everynode.manifest.names import label_problem, quoted, subdomain_problem
 from everynode.manifest.objects import Object, Wanted, read_objects
 from everynode.manifest.podtemplate import read_template
 from everynode.manifest.results import Accepted, Manifests, Rejected, Skipped
-from everynode.manifest.selectors import read_selector, selects
+from everynode.manifest.selectors import read_selector
+from everynode.manifest.strategy import read_strategy
 
 UNASSIGNED_UID = "unassigned"
 """The uid of a set that was read and not yet applied; applying gives it a real one."""
-
-BACKEND_ANNOTATION = "everynode.dev/backend"
-"""Names the only backend whose nodes a set is for; without it, it is for all of the fleet's."""
-
-NO_STRATEGY_NOTE = (
-    "update strategy not set: OnDelete; pods keep their template until they are deleted"
-)
 
 REVISION_HISTORY_LIMIT_DEFAULT = 10
 
@@ -49,10 +36,6 @@ _TOP_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 _SPEC_FIELDS = frozenset(
     {"selector", "template", "updateStrategy", "minReadySeconds", "revisionHistoryLimit"}
 )
-_STRATEGY_FIELDS = frozenset({"type", "rollingUpdate"})
-_ROLLING_UPDATE_FIELDS = frozenset({"maxUnavailable", "maxSurge"})
-_PERCENT = re.compile(r"0*(?:100|[0-9]{1,2})%")
-_ZERO_PERCENT = re.compile(r"0+%")
 
 
 def read_daemonsets(file: str, content: bytes, default_namespace: str = "default") -> Manifests:
@@ -104,11 +87,13 @@ def _read_daemonset(root: Field, default_namespace: str) -> tuple[DaemonSet, tup
     namespace = metadata.child("namespace").text() or default_namespace
     metadata.child("namespace").reject_if(label_problem(namespace))
     labels = read_labels(metadata.child("labels"))
-    annotations = read_annotations(metadata.child("annotations"))
+    annotations_field = metadata.child("annotations")
+    annotations = read_annotations(annotations_field)
+    warn_of_unknown(annotations_field)
 
     spec = root.child("spec").mapping(_SPEC_FIELDS)
     selector, template = _read_selector_and_template(spec)
-    strategy, notes = _read_strategy(spec.child("updateStrategy").mapping(_STRATEGY_FIELDS))
+    strategy, notes = read_strategy(spec, annotations_field)
     limit = spec.child("revisionHistoryLimit").integer(0, INT32_MAX)
     daemonset = DaemonSet(
         namespace=namespace,
@@ -117,7 +102,7 @@ def _read_daemonset(root: Field, default_namespace: str) -> tuple[DaemonSet, tup
         generation=1,
         selector=selector,
         template=template,
-        backend=_read_backend(metadata.child("annotations"), annotations),
+        backend=_read_backend(annotations_field, annotations),
         labels=labels,
         annotations=annotations,
         update_strategy=strategy,
@@ -162,54 +147,3 @@ def _read_selector_and_template(spec: Field) -> tuple[Selector, msgspec.Raw]:
             "do not match spec.selector: give the pods the labels that the selector asks for"
         )
     return selector, template
-
-
-def _read_strategy(strategy: Field) -> tuple[UpdateStrategy, tuple[str, ...]]:
-    kind, rolling_update = strategy.child("type"), strategy.child("rollingUpdate")
-    written = kind.text()
-    if not written and rolling_update.absent:
-        return UpdateStrategy(), (NO_STRATEGY_NOTE,)
-    if written == ON_DELETE:
-        if not rolling_update.absent:
-            rolling_update.warn(
-                f"has no effect with type {ON_DELETE}: remove it, or write RollingUpdate"
-            )
-        return UpdateStrategy(), ()
-    if written not in {"", ROLLING_UPDATE}:
-        kind.reject(f"{quoted(written)}: write {ROLLING_UPDATE} or {ON_DELETE}")
-    return _read_rolling_update(rolling_update.mapping(_ROLLING_UPDATE_FIELDS)), ()
-
-
-def _read_rolling_update(rolling_update: Field) -> UpdateStrategy:
-    unavailable, surge = rolling_update.child("maxUnavailable"), rolling_update.child("maxSurge")
-    max_unavailable = _read_number_or_percent(unavailable, 1)
-    max_surge = _read_number_or_percent(surge, 0)
-    if max_unavailable is not None and max_surge is not None:
-        if _is_zero(max_unavailable) and _is_zero(max_surge):
-            unavailable.reject("cannot be 0 when maxSurge is 0: no pod could ever be replaced")
-        elif not _is_zero(max_unavailable) and not _is_zero(max_surge):
-            default = " (it is 1 if it is not set)" if unavailable.absent else ""
-            surge.reject(
-                f"may not be set when maxUnavailable is not 0{default}: write maxUnavailable: 0"
-            )
-    return UpdateStrategy(
-        type="RollingUpdate",
-        max_unavailable=1 if max_unavailable is None else max_unavailable,
-        max_surge=0 if max_surge is None else max_surge,
-    )
-
-
-def _read_number_or_percent(field: Field, default: int) -> int | str | None:
-    """Read a number or a percentage; ``None`` if something else stands there."""
-    if field.absent:
-        return default
-    if not isinstance(field.value, str):
-        return field.integer(0, INT32_MAX)
-    if _PERCENT.fullmatch(field.value):
-        return field.value
-    field.reject(f"{quoted(field.value)}: write a whole number without quotes, or 0% to 100%")
-    return None
-
-
-def _is_zero(value: int | str) -> bool:
-    return value == 0 or bool(isinstance(value, str) and _ZERO_PERCENT.fullmatch(value))

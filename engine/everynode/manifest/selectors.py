@@ -1,13 +1,12 @@
-"""The two kinds of requirement: on a pod's labels (of a selector), and on a node's (of an affinity).
+"""The two kinds of requirement: those of a label selector, and those of node affinity.
 
-Used by ``daemonset`` and ``podtemplate``. The rules are those of the API server (apimachinery,
+Used by ``daemonset``, ``strategy`` and ``podtemplate``. The rules are those of the API server (apimachinery,
 pkg/apis/meta/v1/validation; pkg/apis/core/validation: ValidateNodeSelector).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from everynode.core.values import Requirement, Selector
 from everynode.manifest.fields import Field
@@ -39,7 +38,7 @@ def integer_problem(text: str) -> str | None:
 
 
 def read_selector(selector: Field) -> Selector:
-    """Read a set's selector (meta/v1 LabelSelector)."""
+    """Read a selector of pods, or of the nodes of a rollout (meta/v1 LabelSelector)."""
     selector.mapping(_SELECTOR_FIELDS)
     labels = read_labels(selector.child("matchLabels"))
     expressions = selector.child("matchExpressions").mappings(_REQUIREMENT_FIELDS)
@@ -49,26 +48,6 @@ def read_selector(selector: Field) -> Selector:
             _read_requirement(item, _ONE_OF | _THERE_OR_NOT) for item in expressions
         ),
     )
-
-
-def selects(selector: Selector, labels: Mapping[str, str]) -> bool:
-    """Say whether a valid selector selects a pod with these labels."""
-    return all(labels.get(key) == value for key, value in selector.match_labels.items()) and all(
-        _holds(requirement, labels) for requirement in selector.match_expressions
-    )
-
-
-def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
-    present = requirement.key in labels
-    match requirement.operator:
-        case "In":
-            return present and labels[requirement.key] in requirement.values
-        case "NotIn":
-            return not present or labels[requirement.key] not in requirement.values
-        case "Exists":
-            return present
-        case _:
-            return not present
 
 
 def examine_node_selector(selector: Field) -> None:

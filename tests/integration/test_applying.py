@@ -10,9 +10,15 @@ from msgspec import structs
 from everynode import wire
 from everynode.core.events import DaemonSetGone, DaemonSetObserved
 from everynode.core.values import DaemonSet, Selector, SetKey, UpdateStrategy
-from everynode.errors import InvalidObjectError, OutcomeUnknownError, StaleError, UnavailableError
+from everynode.errors import (
+    InvalidObjectError,
+    OutcomeUnknownError,
+    RefusedError,
+    StaleError,
+    UnavailableError,
+)
 from everynode.ports import Outgoing
-from everynode.runtime.applying import ATTEMPTS_MAX, apply, delete
+from everynode.runtime.applying import ATTEMPTS_MAX, amend, apply, delete
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.testing import builders
 
@@ -149,6 +155,96 @@ class TestApply:
         assert len({result.daemonset.uid for result in results}) == 1
         assert (await bus.log_position()).last_sequence == 1
 
+    async def test_predecessor(self, bus: JetStreamBus) -> None:
+        """A set that is made anew after its pods were left to it knows whose they were, whatever changes after that."""
+        first = await apply(bus, SET)
+        await delete(bus, SET.key, "orphan")
+        planned = await apply(bus, SET, dry_run=True)
+        assert planned.daemonset.predecessor_uid == first.daemonset.uid
+        second = await apply(bus, SET)
+        assert second.daemonset.predecessor_uid == first.daemonset.uid
+        assert (await apply(bus, SET)).action == "unchanged"
+        changed = await apply(bus, structs.replace(SET, min_ready_seconds=5))
+        assert changed.daemonset.predecessor_uid == first.daemonset.uid
+        amended = await amend(bus, SET.key, lambda it: structs.replace(it, min_ready_seconds=6))
+        assert amended.daemonset.predecessor_uid == first.daemonset.uid
+        await delete(bus, SET.key)
+        assert (await apply(bus, SET)).daemonset.predecessor_uid == ""
+
+    async def test_predecessor_behind_garbage(self, bus: JetStreamBus) -> None:
+        """Garbage after the tombstone does not hide whose pods were left (S8)."""
+        first = await apply(bus, SET)
+        await delete(bus, SET.key, "orphan")
+        await bus.publish([Outgoing(bus.subjects.of_set("daemonset", SET.key), b"garbage")])
+        assert (await apply(bus, SET)).daemonset.predecessor_uid == first.daemonset.uid
+
+    async def test_outside_the_spec(self, bus: JetStreamBus) -> None:
+        """Applying does not end a deletion that has begun in the backend, nor count it as a change."""
+        created = await apply(bus, SET)
+        deleting = structs.replace(created.daemonset, deleting=True)
+        message = DaemonSetObserved(daemonset=deleting)
+        await bus.publish([Outgoing(bus.subjects.of(message), wire.encode(message))])
+        assert (await apply(bus, SET)).action == "unchanged"
+        changed = await apply(bus, structs.replace(SET, min_ready_seconds=5))
+        assert (changed.daemonset.deleting, changed.daemonset.generation) == (True, 2)
+
+
+class TestAmend:
+    """What `amend` promises."""
+
+    async def test_changed(self, bus: JetStreamBus) -> None:
+        """A change of the spec is the next generation; no change publishes nothing, and a dry run never does."""
+        created = await apply(bus, SET)
+        change = {"min_ready_seconds": 5}
+        planned = await amend(
+            bus, SET.key, lambda it: structs.replace(it, min_ready_seconds=5), dry_run=True
+        )
+        assert (planned.action, planned.sequence) == ("configured", 0)
+        changed = await amend(bus, SET.key, lambda it: structs.replace(it, min_ready_seconds=5))
+        assert (changed.action, changed.sequence) == ("configured", 2)
+        assert changed.daemonset == structs.replace(created.daemonset, generation=2, **change)
+        same = await amend(bus, SET.key, lambda it: it)
+        assert same == ("unchanged", changed.daemonset, 2)
+        assert (await bus.log_position()).last_sequence == 2
+
+    async def test_absent(self, bus: JetStreamBus) -> None:
+        """What is not there, or not any more, cannot be changed; what the change refuses is passed on."""
+        with pytest.raises(RefusedError, match='daemonsets "agent" not found in namespace default'):
+            await amend(bus, SET.key, lambda it: it)
+        await apply(bus, SET)
+
+        def refuse(_: DaemonSet) -> DaemonSet:
+            raise RefusedError("not this one")
+
+        with pytest.raises(RefusedError, match="not this one"):
+            await amend(bus, SET.key, refuse)
+        await delete(bus, SET.key)
+        with pytest.raises(RefusedError, match="not found"):
+            await amend(bus, SET.key, lambda it: it)
+        assert (await bus.log_position()).last_sequence == 2
+
+    async def test_at_once(self, bus: JetStreamBus) -> None:
+        """Of changes at the same time none is lost: each is made to what the one before has left (S6)."""
+        await apply(bus, SET)
+
+        def count(it: DaemonSet) -> DaemonSet:
+            return structs.replace(it, min_ready_seconds=it.min_ready_seconds + 1)
+
+        await asyncio.gather(*(amend(bus, SET.key, count) for _ in range(ATTEMPTS_MAX - 1)))
+        found = await amend(bus, SET.key, lambda it: it)
+        assert found.daemonset.min_ready_seconds == ATTEMPTS_MAX - 1
+        assert found.daemonset.generation == ATTEMPTS_MAX
+
+    async def test_a_template_that_cannot_be_read(self, bus: JetStreamBus) -> None:
+        """A set whose template is no text at all can still be changed (S8)."""
+        created = await apply(bus, SET)
+        broken = structs.replace(created.daemonset, template=msgspec.Raw(b'"\xff"'))
+        message = DaemonSetObserved(daemonset=broken)
+        await bus.publish([Outgoing(bus.subjects.of(message), wire.encode(message))])
+        changed = await amend(bus, SET.key, lambda it: structs.replace(it, min_ready_seconds=5))
+        assert (changed.action, changed.daemonset.generation) == ("configured", 2)
+        assert (await apply(bus, SET)).daemonset.template == created.daemonset.template
+
 
 class TestDelete:
     """What `delete` promises."""
@@ -221,8 +317,14 @@ class TestTrouble:
         changed = structs.replace(SET, min_ready_seconds=5)
         applied = await apply(self.Troubled(bus, (happens, self.LOST)), changed)
         assert (applied.action, applied.sequence) == ("configured", 2)
+
+        def count(it: DaemonSet) -> DaemonSet:
+            return structs.replace(it, min_ready_seconds=it.min_ready_seconds + 1)
+
+        amended = await amend(self.Troubled(bus, (happens, self.LOST)), SET.key, count)
+        assert (amended.daemonset.min_ready_seconds, amended.sequence) == (6, 3)
         assert await delete(self.Troubled(bus, (happens, self.LOST)), SET.key)
-        assert (await bus.log_position()).last_sequence == 3
+        assert (await bus.log_position()).last_sequence == 4
 
     @pytest.mark.parametrize("error", [StaleError("again"), LOST])
     async def test_attempts(self, bus: JetStreamBus, error: Exception) -> None:

@@ -115,6 +115,19 @@ def test_a_pod_as_an_object() -> None:
     }
 
 
+def test_an_orphan_as_an_object() -> None:
+    """A pod that no set controls has no owner, and the labels that the log knows."""
+    orphan = msgspec.structs.replace(
+        POD, owner=None, revision="", labels={"app": "fluentd"}, deleting_since_ms=NOW
+    )
+    metadata = pod_object(orphan)["metadata"]
+    assert "ownerReferences" not in metadata
+    assert metadata["labels"] == {"app": "fluentd"}
+    assert metadata["deletionTimestamp"] == "2023-11-14T22:13:20Z"
+    item = Item(("logging", POD.name, "b"), "logging", POD.name, {}, orphan)
+    assert len(texts(PodListing().row(item, NOW, wide=True))) == 8
+
+
 def texts(row: object) -> list[str]:
     """A row's cells without their colours."""
     assert isinstance(row, list)

@@ -1,32 +1,47 @@
-"""`everynode describe`: everything that the log knows of one set, and the last decision about it."""
+"""`everynode describe`: everything that the log knows of one set, the last decision about it, and its last events."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import typer
 
+from everynode.cli.describe_rollout import (
+    condition_lines,
+    event_lines,
+    reason_fields,
+    revision_field,
+    strategy_fields,
+)
+from everynode.cli.event_folding import EventFolder, Told
 from everynode.cli.exits import ExitCode
 from everynode.cli.listing import selector_text
-from everynode.cli.objects import daemonset_object, list_object, timestamp
+from everynode.cli.objects import daemonset_object, event_object, list_object
 from everynode.cli.options import Namespace, Output, OutputFormat, Target, connected
 from everynode.cli.output import print_object
-from everynode.cli.reading import read_fleet
+from everynode.cli.reading import NoticeWish, read_fleet, read_notices
 from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
 from everynode.cli.tables import NONE, age, pairs
 from everynode.cli.templates import Container, describe_toleration, read_template
 from everynode.cli.terminal import error_line
-from everynode.core.commands import Decision
+from everynode.core.commands import Counts, Decision
 from everynode.core.eligibility import Toleration
-from everynode.core.values import DaemonSet, Pod, SetKey, Status
+from everynode.core.values import DaemonSet, Pod, Revision, SetKey, Status
 from everynode.errors import MalformedMessageError
+from everynode.runtime.clock import timestamp
 from everynode.runtime.jetstream import JetStreamBus, connect
+from everynode.runtime.rollouts import history_of
+from everynode.runtime.view import FleetView
 from everynode.wire import decode_from
 
 LABEL_WIDTH = 24
+
+EVENTS_MS = 3_600_000
+"""How far back the events go: as long as a Kubernetes API server keeps them."""
 
 app = typer.Typer(add_completion=False)
 
@@ -45,30 +60,67 @@ async def describe(
     named = parse_named([kind, *(names or [])], (DAEMONSETS,))
     code = ExitCode.DONE
     async with await connect(target.connection, target.fleet) as bus:
-        view = await read_fleet(bus, ("daemonset", "status", "pod"))
+        kinds = ("daemonset", "status", "revision", "pod")
+        only = SetKey(namespace, named.names[0]) if len(named.names) == 1 else None
+        view = await read_fleet(bus, kinds, only)
         wanted = named.names or sorted(k.name for k in view.daemonsets if k.namespace == namespace)
         found: list[dict[str, Any]] = []
         for position, name in enumerate(wanted):
-            key = SetKey(namespace, name)
-            daemonset = view.daemonsets.get(key)
+            daemonset = view.daemonsets.get(SetKey(namespace, name))
             if daemonset is None:
                 error_line(f'{DAEMONSETS.plural} "{name}" not found in namespace {namespace}')
                 code = ExitCode.REFUSED
                 continue
-            status = view.statuses.get(key)
-            if status is not None and status.daemonset_uid != daemonset.uid:
-                status = None  # it is about an earlier set of this name
-            decision = await _last_decision(bus, daemonset)
+            known = await _read_known(bus, view, daemonset)
             if output is not OutputFormat.TABLE:
-                found.append(describe_document(daemonset, status, decision))
+                found.append(describe_document(known))
                 continue
-            pods = [pod for pod in view.pods.values() if pod.owner.uid == daemonset.uid]
-            lines = [*describe_set(daemonset, status, pods), *describe_decision(decision)]
-            print("\n" * (2 * (position > 0)) + "\n".join(lines))
+            print("\n" * (2 * (position > 0)) + "\n".join(describe_set(known)))
     if output is not OutputFormat.TABLE and (found or not named.names):
         one = len(named.names) == len(found) == 1
         print_object(found[0] if one else list_object(found), output)
     return code
+
+
+class Known(NamedTuple):
+    """What the log knows of one set.
+
+    Attributes:
+        status: `None` if no worker has reported one of this set (a set of this name before it does not count).
+        decision: Likewise.
+        pods: Those that it owns.
+        events: What people were told lately, the last at the end.
+    """
+
+    daemonset: DaemonSet
+    status: Status | None = None
+    decision: Decision | None = None
+    pods: Sequence[Pod] = ()
+    revisions: Sequence[Revision] = ()
+    events: Sequence[Told] = ()
+
+
+async def _read_known(bus: JetStreamBus, view: FleetView, daemonset: DaemonSet) -> Known:
+    key = daemonset.key
+    status = view.statuses.get(key)
+    folder = EventFolder()
+    await read_notices(bus, NoticeWish(*key), _now_ms() - EVENTS_MS, folder)
+    return Known(
+        daemonset,
+        status if status is not None and status.daemonset_uid == daemonset.uid else None,
+        await _last_decision(bus, daemonset),
+        [pod for pod in view.pods.values() if _owns(daemonset, pod)],
+        history_of(key, view.revisions.values()),
+        [told for told in folder.lines() if told.notice.daemonset_uid == daemonset.uid],
+    )
+
+
+def _owns(daemonset: DaemonSet, pod: Pod) -> bool:
+    return pod.owner is not None and pod.owner.uid == daemonset.uid
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _last_decision(bus: JetStreamBus, daemonset: DaemonSet) -> Decision | None:
@@ -84,10 +136,9 @@ async def _last_decision(bus: JetStreamBus, daemonset: DaemonSet) -> Decision | 
     return None  # it was about an earlier set of this name
 
 
-def describe_document(
-    daemonset: DaemonSet, status: Status | None, decision: Decision | None
-) -> dict[str, Any]:
-    """Write a set as `get` does, and with it what was decided last."""
+def describe_document(known: Known) -> dict[str, Any]:
+    """Write a set as `get` does, and with it what was decided last and what people were told."""
+    decision = known.decision
     last = None
     if decision is not None:
         last = {
@@ -99,16 +150,20 @@ def describe_document(
             "counts": msgspec.structs.asdict(decision.counts),
             "reasons": msgspec.to_builtins(decision.reasons),
         }
-    return daemonset_object(daemonset, status) | {"lastDecision": last}
+    return daemonset_object(known.daemonset, known.status) | {
+        "lastDecision": last,
+        "events": [event_object(told) for told in known.events],
+    }
 
 
 def _line(label: str, text: str) -> str:
     return f"{label + ':':<{LABEL_WIDTH}}{text}"
 
 
-def describe_set(daemonset: DaemonSet, status: Status | None, pods: list[Pod]) -> list[str]:
-    """Write what a set asks for and how far it is, in kubectl's words."""
-    now_ms = time.time_ns() // 1_000_000
+def describe_set(known: Known) -> list[str]:
+    """Write what a set asks for, how far it is and what happened to it, in kubectl's words."""
+    now_ms = _now_ms()
+    daemonset = known.daemonset
     template = read_template(daemonset.template)
     spec = template.spec
     created = f"{timestamp(daemonset.created_ms)} ({age(daemonset.created_ms, now_ms)} ago)"
@@ -123,26 +178,21 @@ def describe_set(daemonset: DaemonSet, status: Status | None, pods: list[Pod]) -
         _line("Node-Selector", pairs(spec.node_selector or {})),
         _line("Labels", pairs(daemonset.labels)),
         _line("Annotations", pairs(daemonset.annotations)),
-        _line("Update Strategy", _strategy(daemonset)),
-        *_status_lines(status),
-        _line("Pods Status", _pods_status(pods)),
+        *(_line(*field) for field in strategy_fields(daemonset)),
+        *_status_lines(known.status, known.revisions),
+        _line("Pods Status", _pods_status(known.pods)),
         "Pod Template:",
         _line("  Labels", pairs(template.metadata.labels or {})),
         *_container_lines("Init Containers", spec.init_containers),
         *_container_lines("Containers", spec.containers),
         *_toleration_lines(spec.tolerations),
+        *(condition_lines(known.status, now_ms) if known.status else ()),
+        *describe_decision(known.decision),
+        *event_lines(known.events, now_ms),
     ]
 
 
-def _strategy(daemonset: DaemonSet) -> str:
-    strategy = daemonset.update_strategy
-    if strategy.type == "OnDelete":
-        return "OnDelete (a pod is replaced when it is deleted)"
-    unavailable, surge = strategy.max_unavailable, strategy.max_surge
-    return f"RollingUpdate (max unavailable {unavailable}, max surge {surge})"
-
-
-def _status_lines(status: Status | None) -> list[str]:
+def _status_lines(status: Status | None, revisions: Sequence[Revision]) -> list[str]:
     if status is None:
         return [_line("Status", "no worker has reported one yet")]
     return [
@@ -153,10 +203,12 @@ def _status_lines(status: Status | None) -> list[str]:
         _line("Available Number", str(status.number_available)),
         _line("Misscheduled Number", str(status.number_misscheduled)),
         _line("Observed Generation", str(status.observed_generation)),
+        _line(*revision_field(status, revisions)),
+        *(_line(*field) for field in reason_fields(status)),
     ]
 
 
-def _pods_status(pods: list[Pod]) -> str:
+def _pods_status(pods: Sequence[Pod]) -> str:
     counts = Counter(pod.phase for pod in pods)
     waiting = counts["Pending"] + counts["Unknown"]
     return (
@@ -182,7 +234,7 @@ def describe_decision(decision: Decision | None) -> list[str]:
     """Write what a worker decided last, and why."""
     if decision is None:
         return [_line("Last Decision", "none that the log still has")]
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = _now_ms()
     counts = decision.counts
     lines = [
         "Last Decision:",
@@ -193,6 +245,13 @@ def describe_decision(decision: Decision | None) -> list[str]:
             f"{counts.eligible} eligible, {counts.occupied} occupied, {counts.missing} missing, "
             f"{counts.surplus} surplus, {counts.pending} pending",
         ),
-        _line("  Commands", f"{counts.creates} creates, {counts.deletes} deletes"),
+        _line("  Commands", _commands(counts)),
     ]
     return lines + [_line("  Reason", f"{each.reason}: {each.count}") for each in decision.reasons]
+
+
+def _commands(counts: Counts) -> str:
+    text = f"{counts.creates} creates, {counts.deletes} deletes"
+    if counts.adopts or counts.releases:
+        text += f", {counts.adopts} adoptions, {counts.releases} releases"
+    return text

@@ -1,4 +1,4 @@
-"""`everynode explain`: why a node has a pod of a set, or has none.
+"""`everynode explain`: why a node has a pod of a set, or has none, or has an old one.
 
 It asks the core's own predicate, node by node, about the nodes and the set that the log has.
 """
@@ -6,8 +6,8 @@ It asks the core's own predicate, node by node, about the nodes and the set that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,8 +19,11 @@ from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
 from everynode.cli.tables import BAD, GOOD, WAITING, Cell, Columns, Row
 from everynode.cli.terminal import error_line
 from everynode.core.eligibility import Reason, Verdict, compile_constraints, verdict
-from everynode.core.values import DaemonSet, Node, SetKey
+from everynode.core.setstate import PROGRESSING
+from everynode.core.values import DaemonSet, Node, NodeKey, Pod, SetKey, Status
 from everynode.runtime.jetstream import connect
+from everynode.runtime.rollouts import current_hash
+from everynode.runtime.view import FleetView
 
 EPILOG = """
 Examples:
@@ -51,7 +54,8 @@ async def explain(
         raise typer.BadParameter("name one set", param_hint="NAME")
     key = SetKey(namespace, named.names[0])
     async with await connect(target.connection, target.fleet) as bus:
-        view = await read_fleet(bus, ("node", "daemonset"))
+        kinds = ("node", "daemonset", *(("status", "pod") if node else ()))
+        view = await read_fleet(bus, kinds, key)
     daemonset = view.daemonsets.get(key)
     if daemonset is None:
         error_line(f'{DAEMONSETS.plural} "{key.name}" not found in namespace {key.namespace}')
@@ -61,14 +65,63 @@ async def explain(
         error_line(f'nodes "{node}" not found')
         return ExitCode.REFUSED
     verdicts = judge(daemonset, nodes)
-    document = _nodes_document(key, verdicts) if node else _summary_document(key, verdicts)
+    pods = find_pods(view, daemonset)
     if output is not OutputFormat.TABLE:
+        document = (
+            _nodes_document(key, verdicts, pods) if node else _summary_document(key, verdicts)
+        )
         print_object(document, output)
     elif node:
         _print_nodes(key, verdicts)
+        for sentence in pod_sentences(verdicts, pods, view.statuses.get(key)):
+            print(sentence)
     else:
         _print_summary(key, verdicts)
     return ExitCode.DONE
+
+
+class NodePod(NamedTuple):
+    """A set's pod on a node.
+
+    Attributes:
+        wanted: It is of the revision that the set is to have.
+    """
+
+    pod: Pod
+    wanted: bool
+
+
+def find_pods(view: FleetView, daemonset: DaemonSet) -> dict[NodeKey, list[NodePod]]:
+    """Find the pods of a set, by node."""
+    current = current_hash(daemonset)
+    found: dict[NodeKey, list[NodePod]] = {}
+    for _, pod in sorted(view.pods.items()):
+        if pod.owner is not None and pod.owner.uid == daemonset.uid:
+            found.setdefault(pod.node_key, []).append(NodePod(pod, pod.revision == current))
+    return found
+
+
+def pod_sentences(
+    verdicts: Iterable[tuple[Node, Verdict]],
+    pods: Mapping[NodeKey, Sequence[NodePod]],
+    status: Status | None,
+) -> Iterator[str]:
+    """Say what is not as it should be with the pods of nodes, and what the rollout waits for."""
+    waits = False
+    for node, found in verdicts:
+        here = pods.get(node.key, ())
+        if found.should_run and not here:
+            yield f"{node.name}: it has no pod yet"
+        for pod, wanted in here:
+            state = (
+                "is on its way out" if pod.deleting else "is ready" if pod.ready else "is not ready"
+            )
+            age = "the wanted" if wanted else "an old"
+            waits |= not wanted
+            yield f"{node.name}: pod {pod.name} of {age} revision ({pod.revision or 'unknown'}) {state}"
+    progressing = None if status is None else status.condition(PROGRESSING)
+    if waits and progressing is not None:
+        yield f"rollout: {progressing.reason}: {progressing.message}"
 
 
 def judge(daemonset: DaemonSet, nodes: Iterable[Node]) -> list[tuple[Node, Verdict]]:
@@ -100,7 +153,11 @@ def _summary_document(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> dict
     }
 
 
-def _nodes_document(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> dict[str, Any]:
+def _nodes_document(
+    key: SetKey,
+    verdicts: list[tuple[Node, Verdict]],
+    pods: Mapping[NodeKey, Sequence[NodePod]],
+) -> dict[str, Any]:
     return {
         "namespace": key.namespace,
         "name": key.name,
@@ -111,6 +168,15 @@ def _nodes_document(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> dict[s
                 "eligible": found.should_run,
                 "mayStay": found.may_stay,
                 "reasons": [reason._asdict() for reason in found.reasons],
+                "pods": [
+                    {
+                        "name": pod.name,
+                        "revision": pod.revision,
+                        "wantedRevision": wanted,
+                        "ready": pod.ready,
+                    }
+                    for pod, wanted in pods.get(node.key, ())
+                ],
             }
             for node, found in verdicts
         ],

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from everynode.cli.exits import ExitCode
-from everynode.cli.objects import timestamp
 from everynode.cli.options import Output, OutputFormat, Target, check_fleet_name, connected
 from everynode.cli.output import print_object
 from everynode.cli.quantities import parse_bytes, parse_seconds, show_bytes, show_seconds
 from everynode.cli.reading import read_fleet
 from everynode.cli.tables import NONE, age
+from everynode.runtime.clock import timestamp
 from everynode.runtime.jetstream import FleetInfo, connect
 from everynode.runtime.settings import StreamSettings
 from everynode.runtime.view import FleetView

@@ -5,7 +5,6 @@ It reads STATE, like every reader, and with `--watch` follows the log from there
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from enum import StrEnum
@@ -24,9 +23,9 @@ from everynode.cli.running import beside
 from everynode.cli.selectors import parse_selector, selects
 from everynode.cli.tables import Columns, Row
 from everynode.cli.terminal import error_line, note_line
+from everynode.cli.watching import end_when_cut_off
 from everynode.core.values import Requirement
-from everynode.errors import EverynodeError, UnavailableError
-from everynode.runtime.jetstream import JetStreamBus, connect
+from everynode.runtime.jetstream import connect
 from everynode.runtime.view import FleetView, follow_view
 
 EPILOG = """
@@ -36,11 +35,6 @@ everynode get ds fluentd -n logging -o yaml
 everynode get pods -A -o wide --watch
 everynode get nodes -l 'kubernetes.io/os=linux,!gpu'
 """
-
-OUTAGE_SECONDS_MAX = 30.0
-"""How long a watch waits for a log that it cannot reach any more."""
-
-REACHED_CHECK_SECONDS = 2.0
 
 app = typer.Typer(add_completion=False)
 
@@ -216,31 +210,6 @@ async def _watch(wish: Wish, views: AsyncIterator[FleetView]) -> ExitCode:
                 columns.print_row(row)
         shown = {item.key: item for item in items}
     return ExitCode.DONE
-
-
-async def end_when_cut_off(bus: JetStreamBus) -> None:
-    """Say once for each outage that the log cannot be reached, and give up when that lasts.
-
-    Raises:
-        UnavailableError: It lasted too long.
-    """
-    lost_at: float | None = None
-    while True:
-        await asyncio.sleep(REACHED_CHECK_SECONDS)
-        now = time.monotonic()
-        try:
-            await bus.log_position()
-        except EverynodeError as error:
-            if lost_at is None:
-                lost_at = now
-                note_line(f"waiting up to {OUTAGE_SECONDS_MAX:g} s for the log: {error}")
-            elif now - lost_at >= OUTAGE_SECONDS_MAX:
-                message = f"the watch ends: no log for {OUTAGE_SECONDS_MAX:g} s: {error}"
-                raise UnavailableError(message) from error
-        else:
-            if lost_at is not None:
-                lost_at = None
-                note_line("the log is there again")
 
 
 def _print_watched(wish: Wish, item: Item) -> None:

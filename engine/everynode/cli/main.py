@@ -52,6 +52,8 @@ COMMANDS = {
     "get": Entry("get", _SETS),
     "describe": Entry("describe", _SETS),
     "explain": Entry("explain", _SETS),
+    "rollout": Entry("rollout", _SETS),
+    "events": Entry("events", _SETS),
     "fleet": Entry("fleet", _FLEET),
     "simulate": Entry("simulate", _FLEET),
     "version": Entry("version", _FLEET),

@@ -1,6 +1,6 @@
 """Durations and sizes as people type and read them: `7d`, `90s`, `10GiB`.
 
-Used by `fleet`.
+Used by `fleet`, `rollout` and `events`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import typer
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+_MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"([0-9]{1,9}(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _QUANTITY = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
 
 
@@ -31,6 +34,21 @@ def parse_seconds(text: str) -> int:
         typer.BadParameter: It is none.
     """
     return _parse(text, _SECONDS, "7d")
+
+
+def parse_duration_ms(text: str) -> int:
+    """Read a duration as kubectl's options have it, such as `30s` or `1h30m`, in milliseconds; `0` is none.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    if text == "0":
+        return 0
+    if not _DURATION.fullmatch(text):
+        raise typer.BadParameter(
+            f"{text!r}: write numbers with units (ms, s, m, h, d), as in 30s or 1h30m, or 0"
+        )
+    return sum(int(number) * _MILLISECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 
 
 def parse_bytes(text: str) -> int:

@@ -274,3 +274,30 @@ async def finish_pod(
 ) -> ExitCode:
     """Let a pod's containers end well."""
     return await _ask_about_pod(target, backend, "finish-pod", namespace, pod, "finished")
+
+
+@app.command(
+    "label-pod", epilog="Example: everynode simulate label-pod fluentd-0a1b app=debug -n logging"
+)
+@connected()
+async def label_pod(
+    target: Target,
+    pod: PodName,
+    changes: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE|KEY-...", help="Labels to set, and to remove (KEY-)."),
+    ],
+    *,
+    namespace: Namespace = "default",
+    backend: Backend = BACKEND_DEFAULT,
+) -> ExitCode:
+    """Set and remove labels of a pod: one that its set no longer selects is released."""
+    put, remove = split_labels(changes)
+    request: dict[str, Any] = {
+        "verb": "label-pod",
+        "namespace": namespace,
+        "name": pod,
+        "put": put,
+        "remove": remove,
+    }
+    return await _ask(target, backend, request, _said(PODS, pod, "labeled" if put else "unlabeled"))

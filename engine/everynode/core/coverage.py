@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from everynode.core.setstate import SetState
 
 _FACTS = (
+    "present",
     "held",
     "occupied",
     "excess",
@@ -48,6 +49,7 @@ class Coverage:
     Attributes:
         eligible, tolerated: As ``placement`` says.
         chosen: Nodes that the rollout's selector selects, or all.
+        present: Nodes with a pod of the set; one that has ended and is on its way out is none.
         held: Nodes with a pod that stands in the way of a new one, or an orphan to adopt.
         occupied: Nodes with a live pod.
         excess: Nodes with pods that must go whether or not the node is tolerated.
@@ -73,7 +75,8 @@ class Coverage:
     def __init__(self) -> None:
         """Start with nothing known."""
         self.eligible, self.tolerated, self.chosen = BitMap(), BitMap(), BitMap()
-        self.held, self.occupied, self.excess = BitMap(), BitMap(), BitMap()
+        self.present, self.held = BitMap(), BitMap()
+        self.occupied, self.excess = BitMap(), BitMap()
         self.adoptable, self.busy, self.cooling = BitMap(), BitMap(), BitMap()
         self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
         self.current, self.outdated = BitMap(), BitMap()
@@ -208,6 +211,7 @@ class Coverage:
             return state.available_ms(pod) <= now_ms
 
         return {
+            "present": bool(counted),
             "held": claims.held,
             "occupied": bool(live),
             "excess": bool(claims.unwanted),

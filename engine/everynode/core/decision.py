@@ -156,7 +156,7 @@ def _creates(fleet: FleetState, state: SetState, add_on: list[int]) -> list[Crea
     new_pods = NewPods(state)
     nodes = state.coverage
     for backend, window in _windows(fleet, state).items():
-        room = window - state.creates_pending[backend]
+        room = window - state.creates_pending[backend, state.uid]
         room = min(room, fleet.limits.creates_max - len(creates))
         if room <= 0:
             continue

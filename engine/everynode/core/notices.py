@@ -61,9 +61,9 @@ class NoticeBoard:
         return bool(self._waiting)
 
     def take(self) -> list[Notice]:
-        """Return what is to be written, sorted; it is not waiting any more."""
+        """Return what is to be written, set by set, in the order in which it happened; it is not waiting any more."""
         waiting, self._waiting = self._waiting, {}
-        return [notice for _, notice in sorted(waiting.items())]
+        return sorted(waiting.values(), key=lambda notice: notice.set_key)
 
     def put_back(self, notice: Notice) -> None:
         """Say this later, as it could not be written; what came meanwhile is added."""

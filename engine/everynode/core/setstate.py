@@ -53,11 +53,13 @@ class GonePod(NamedTuple):
     """A pod that has gone lately.
 
     Attributes:
+        owner_uid: The set that controlled it; empty if none did.
         revision: Which it had; empty if nobody knows.
         failures: How many pods of ``generation`` in a row had ended on its node, this one included.
     """
 
     uid: str
+    owner_uid: str
     node: NodeKey
     sequence: int
     time_ms: int
@@ -82,10 +84,12 @@ class Cooling(NamedTuple):
     """A node that is left alone for a while because a command for it did not work.
 
     Attributes:
+        made_for: The set (by uid) that a pod was to be made for; empty if the command was about a pod that is there.
         sequence: The command's place in the log: of several failures on a node, the latest command's counts.
     """
 
     attempt: int
+    made_for: str
     generation: int
     sequence: int
     retry_ms: int
@@ -149,7 +153,7 @@ class SetState:
         self.last_gone_on: dict[NodeKey, GonePod] = {}
         self.pending: dict[str, Pending] = {}
         self.pending_on: dict[NodeKey, tuple[str, ...]] = {}
-        self.creates_pending: Counter[str] = Counter()
+        self.creates_pending: Counter[tuple[str, str]] = Counter()  # by backend and set made for
         self.changes_pending: Counter[str] = Counter()
         self.cooling_nodes: dict[NodeKey, Cooling] = {}
         self.failures: dict[str, Failure] = {}
@@ -184,9 +188,11 @@ class SetState:
         return 0 if self.daemonset is None else self.daemonset.generation
 
     def failure_on(self, node: NodeKey) -> Cooling | None:
-        """Return the last failure on a node; a new generation is a new try and does not know it."""
+        """Return the last failure on a node; a new generation or a set made anew is a new try and does not know it."""
         cooling = self.cooling_nodes.get(node)
-        return cooling if cooling is not None and cooling.generation == self.generation else None
+        if cooling is None or cooling.generation != self.generation:
+            return None
+        return cooling if cooling.made_for in {"", self.uid} else None
 
     def set_wanted(self, daemonset: DaemonSet, constraints: Constraints, revision: str) -> None:
         """Take over what is wanted now; every node is looked at afresh."""
@@ -234,8 +240,16 @@ class SetState:
                 del self.last_gone_on[before.node]
             lasted = gone.created_ms and time_ms - gone.created_ms >= REST_FORGOTTEN_MS
             failures = min(gone.failures, 1) if lasted else gone.failures
+            owner_uid = "" if gone.owner is None else gone.owner.uid
             entry = self.gone_pods[key] = GonePod(
-                gone.uid, node, sequence, time_ms, gone.revision, gone.generation, failures
+                uid=gone.uid,
+                owner_uid=owner_uid,
+                node=node,
+                sequence=sequence,
+                time_ms=time_ms,
+                revision=gone.revision,
+                generation=gone.generation,
+                failures=failures,
             )
             last = self.last_gone_on.get(node)
             if last is None or last.sequence < sequence:
@@ -258,19 +272,26 @@ class SetState:
 
     def put_orphan(self, pod: Pod, sequence: int) -> None:
         """Take in a pod that nobody controls and that the selector selects, as it is now."""
-        self.drop_orphan(pod.key)
+        self._forget_orphan(pod.key)
         self.orphans[pod.key] = KnownPod(pod, sequence)
         self.orphans_on[pod.node_key] = (*self.orphans_on.get(pod.node_key, ()), pod.key)
         self.touched.add(pod.node_key)
+        self._settle_on(pod.node_key)
 
     def drop_orphan(self, key: PodKey) -> None:
         """Take in that there is no such pod, or that it is somebody's, or that the selector does not select it."""
-        known = self.orphans.pop(key, None)
-        if known is not None:
-            node = known.pod.node_key
-            _remove_from(self.orphans_on, node, key)
-            self.touched.add(node)
+        node = self._forget_orphan(key)
+        if node is not None:
             self._settle_on(node)
+
+    def _forget_orphan(self, key: PodKey) -> NodeKey | None:
+        known = self.orphans.pop(key, None)
+        if known is None:
+            return None
+        node = known.pod.node_key
+        _remove_from(self.orphans_on, node, key)
+        self.touched.add(node)
+        return node
 
     def forget_gone(self, key: PodKey, sequence: int) -> None:
         """Forget a pod that went long ago."""
@@ -337,8 +358,13 @@ class SetState:
         self.touched.add(node)
 
     def _count_pending(self, command: Command, step: int) -> None:
-        counter = self.creates_pending if isinstance(command, CreatePod) else self.changes_pending
-        counter[command.backend] += step
+        if not isinstance(command, CreatePod):
+            self.changes_pending[command.backend] += step
+            return
+        made_for = (command.backend, command.daemonset_uid)
+        self.creates_pending[made_for] += step
+        if not self.creates_pending[made_for]:
+            del self.creates_pending[made_for]
 
     def decided(self, decision: Decision, sequence: int, time_ms: int) -> None:
         """Take in a decision from the log, ours or another worker's: it is the fence for the next one."""
@@ -381,7 +407,8 @@ class SetState:
         command, node = pending.command, pending.command.node_key
         attempt = command.attempt + 1
         retry_ms = time_ms + retry_delay_ms(attempt)
-        cooling = Cooling(attempt, command.generation, pending.sequence, retry_ms)
+        made_for = command.daemonset_uid if isinstance(command, CreatePod) else ""
+        cooling = Cooling(attempt, made_for, command.generation, pending.sequence, retry_ms)
         if command_id not in self.failures:
             self.failures_on[node] = (*self.failures_on.get(node, ()), command_id)
         self.failures[command_id] = Failure(pending, cooling)
@@ -413,7 +440,9 @@ class SetState:
     def failures_before(self, node: NodeKey, now_ms: int, limits: Limits) -> int:
         """Return how many pods of this generation in a row have ended on this node lately."""
         last = self._last_gone(node, now_ms, limits)
-        return last.failures if last is not None and last.generation == self.generation else 0
+        if last is None or (last.owner_uid, last.generation) != (self.uid, self.generation):
+            return 0
+        return last.failures
 
     def revision_before(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
         """Return the revision of the pod that this node had lately; empty if nobody knows."""

@@ -1,12 +1,14 @@
-"""Writing down what people want: apply and delete, each as a compare-and-set on the log.
+"""Writing down what people want: apply, amend and delete, each as a compare-and-set on the log.
 
-The command line calls these. They read the last message of the set, work out what would change, and publish with its
-sequence as the condition; whoever loses reads again. They do not check whether a set is valid (``manifest`` has).
+The command line calls these, and ``rollouts`` builds on ``amend``. They read the last message of the set, work out
+what would change, and publish with its sequence as the condition; whoever loses reads again. They do not check whether
+a set is valid (``manifest`` has).
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -20,15 +22,20 @@ from everynode.errors import (
     MalformedMessageError,
     OutcomeUnknownError,
     Problem,
+    RefusedError,
     StaleError,
 )
 from everynode.ports import Clock, Outgoing
+from everynode.runtime.byhand import keep_what_was_done_by_hand
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.view import last_good
 
 ATTEMPTS_MAX = 5
-_OUTSIDE_SPEC = ("labels", "annotations", "uid", "generation", "created_ms")
+_OUTSIDE_SPEC = (
+    *("labels", "annotations", "uid", "generation", "created_ms"),
+    *("deleting", "predecessor_uid"),
+)
 
 Action = Literal["created", "configured", "unchanged"]
 Cascade = Literal["background", "orphan"]
@@ -48,9 +55,16 @@ class Applied(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What the log knows of a set; ``sequence`` is the last on its subject, whatever stands there."""
+    """What the log knows of a set.
+
+    Attributes:
+        daemonset: The set as it is wanted; ``None`` if it is not.
+        gone: What ended it; ``None`` if it is wanted, or nothing is known of it (any more).
+        sequence: The last on its subject, whatever stands there.
+    """
 
     daemonset: DaemonSet | None
+    gone: DaemonSetGone | None
     sequence: int
 
 
@@ -64,6 +78,7 @@ async def apply(
     """Make it so that this set is wanted as it is given.
 
     The set keeps its uid; its generation goes up by one if its spec changed. Nothing changed: nothing is published.
+    What people asked for by hand meanwhile stays (see ``byhand``).
 
     Args:
         bus: The fleet's log.
@@ -80,13 +95,62 @@ async def apply(
     """
     created_ms = (clock or SystemClock()).now_ms()
     new_uid = derived_uid(secrets.token_hex(16))
+
+    def plan(known: _Known) -> Applied:
+        if known.daemonset is None:
+            created = _created(daemonset, known.gone, new_uid, created_ms)
+            return Applied("created", created, known.sequence)
+        wanted = keep_what_was_done_by_hand(daemonset, known.daemonset)
+        return _configured(known.daemonset, wanted, known.sequence)
+
+    return await _write(bus, daemonset.key, plan, dry_run=dry_run)
+
+
+async def amend(
+    bus: JetStreamBus,
+    key: SetKey,
+    change: Callable[[DaemonSet], DaemonSet],
+    *,
+    dry_run: bool = False,
+) -> Applied:
+    """Change a set that is there; its generation goes up by one if its spec changed.
+
+    Args:
+        bus: The fleet's log.
+        key: Which set.
+        change: Says what the set is to be, from what it is; asked again if somebody else has changed it meanwhile.
+            What it raises is passed on, and nothing is published.
+        dry_run: Publish nothing.
+
+    Raises:
+        InvalidObjectError: It changes what cannot be changed.
+        RefusedError: There is no such set.
+        MalformedMessageError: It is too large.
+        StaleError: Others kept writing to this set.
+        UnavailableError: Nothing was published.
+        OutcomeUnknownError: It may have been published.
+    """
+
+    def plan(known: _Known) -> Applied:
+        if known.daemonset is None:
+            message = f'daemonsets "{key.name}" not found in namespace {key.namespace}'
+            raise RefusedError(message)
+        return _configured(known.daemonset, change(known.daemonset), known.sequence)
+
+    return await _write(bus, key, plan, dry_run=dry_run)
+
+
+async def _write(
+    bus: JetStreamBus, key: SetKey, plan: Callable[[_Known], Applied], *, dry_run: bool
+) -> Applied:
+    """Publish what is planned on top of what is known, and begin anew when that has changed meanwhile."""
     tried: Applied | None = None
     attempts = 0
     while True:
-        known = await _read(bus, daemonset.key)
+        known = await _read(bus, key)
         if tried is not None and known.daemonset == tried.daemonset:
             return tried._replace(sequence=known.sequence)  # the answer was lost, not the message
-        planned = _plan(known, daemonset, new_uid, created_ms)
+        planned = plan(known)
         if planned.action == "unchanged":
             return planned
         if dry_run:
@@ -152,31 +216,40 @@ async def _read(bus: JetStreamBus, key: SetKey) -> _Known:
     """Read what the log knows of a set; a message that cannot be read does not hide the one before it."""
     last = await bus.last(bus.subjects.of_set("daemonset", key))
     if last is None:
-        return _Known(None, 0)
+        return _Known(None, None, 0)
     good = last
     try:
         message = wire.decode_from(bus.subjects, last.subject, last.payload)
     except MalformedMessageError:
         found = await last_good(bus, last)
         if found is None:
-            return _Known(None, last.sequence)
+            return _Known(None, None, last.sequence)
         good = found
         message = wire.decode_from(bus.subjects, good.subject, good.payload)
     daemonset = message.daemonset if isinstance(message, DaemonSetObserved) else None
-    return _Known(daemonset, last.sequence)
+    gone = message if isinstance(message, DaemonSetGone) else None
+    return _Known(daemonset, gone, last.sequence)
 
 
-def _plan(known: _Known, wanted: DaemonSet, new_uid: str, created_ms: int) -> Applied:
-    """Work out what the set becomes.
+def _created(wanted: DaemonSet, gone: DaemonSetGone | None, uid: str, created_ms: int) -> DaemonSet:
+    """Say what a set is like that was not there; it knows whose pods were left for it."""
+    predecessor = gone.uid if gone is not None and gone.cascade == "orphan" else ""
+    return msgspec.structs.replace(
+        wanted,
+        template=_comparable(wanted.template),
+        uid=uid,
+        generation=1,
+        created_ms=created_ms,
+        predecessor_uid=predecessor,
+    )
+
+
+def _configured(before: DaemonSet, wanted: DaemonSet, sequence: int) -> Applied:
+    """Work out what a set that is there becomes.
 
     Raises:
         InvalidObjectError: It changes what cannot be changed.
     """
-    wanted = msgspec.structs.replace(wanted, template=msgspec.Raw(canonical(wanted.template)))
-    before = known.daemonset
-    if before is None:
-        created = msgspec.structs.replace(wanted, uid=new_uid, generation=1, created_ms=created_ms)
-        return Applied("created", created, known.sequence)
     if wanted.selector != before.selector:
         problem = Problem(
             "spec.selector",
@@ -187,13 +260,16 @@ def _plan(known: _Known, wanted: DaemonSet, new_uid: str, created_ms: int) -> Ap
     changed = _spec(wanted) != _spec(before)
     after = msgspec.structs.replace(
         wanted,
+        template=_comparable(wanted.template),
         uid=before.uid,
         generation=before.generation + 1 if changed else before.generation,
         created_ms=before.created_ms,
+        deleting=before.deleting,
+        predecessor_uid=before.predecessor_uid,
     )
     if changed or (after.labels, after.annotations) != (before.labels, before.annotations):
-        return Applied("configured", after, known.sequence)
-    return Applied("unchanged", before, known.sequence)
+        return Applied("configured", after, sequence)
+    return Applied("unchanged", before, sequence)
 
 
 def _spec(daemonset: DaemonSet) -> dict[str, object]:
@@ -203,8 +279,12 @@ def _spec(daemonset: DaemonSet) -> dict[str, object]:
         for name in daemonset.__struct_fields__
         if name not in _OUTSIDE_SPEC
     }
+    return fields | {"template": bytes(_comparable(daemonset.template))}
+
+
+def _comparable(template: msgspec.Raw) -> msgspec.Raw:
+    """Write a template in the one form that compares; one that cannot be read stays as it is."""
     try:
-        template = canonical(daemonset.template)
+        return msgspec.Raw(canonical(template))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        template = bytes(daemonset.template)  # whatever it is, what is wanted now is something else
-    return fields | {"template": template}
+        return template

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 
 class SystemClock:
@@ -19,3 +20,8 @@ class SystemClock:
     async def sleep_ms(self, duration_ms: int) -> None:
         """Wait; nothing or less is one turn of the event loop."""
         await asyncio.sleep(max(duration_ms, 0) / 1000)
+
+
+def timestamp(time_ms: int) -> str:
+    """Write a point in time as Kubernetes does: RFC 3339 in UTC, in whole seconds."""
+    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

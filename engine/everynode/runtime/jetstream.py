@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -165,8 +166,29 @@ class JetStreamBus:
 
     async def read_state(self, subjects: Sequence[str]) -> AsyncGenerator[list[Received]]:
         """Read STATE once; see ``ports.Bus``. An outage of the server only makes it take longer."""
-        end = (await self._stream(self._state))["state"]["last_seq"]
         follower = Follower(self._link, self._state, subjects, 0, _from_state, complete=False)
+        async with aclosing(self._read_once(follower, self._state)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def read_log(
+        self, subjects: Sequence[str], from_sequence: int
+    ) -> AsyncGenerator[list[Received]]:
+        """Read LOG once, from a sequence on to what was its last message when reading began.
+
+        An outage of the server only makes it take longer. What LOG has let go of, also meanwhile, is left out.
+        """
+        follower = Follower(
+            self._link, self._log, subjects, from_sequence, _from_log, complete=False
+        )
+        async with aclosing(self._read_once(follower, self._log)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _read_once(self, follower: Follower, stream: str) -> AsyncGenerator[list[Received]]:
+        end = (await self._stream(stream))["state"]["last_seq"]
+        if follower.sequence >= end:
+            return
         chunks = follower.chunks()
         try:
             if not await follower.begin():

@@ -25,6 +25,7 @@ from everynode.core.events import (
     StatusGone,
     StatusReported,
 )
+from everynode.core.identity import shard_of
 from everynode.core.values import DaemonSet, Node, NodeKey, Pod, PodKey, Revision, SetKey, Status
 from everynode.errors import MalformedMessageError, StaleError
 from everynode.ports import Received
@@ -115,8 +116,10 @@ class FleetView:
                 pass  # decisions, commands and the like are no state
 
 
-async def read_view(bus: JetStreamBus, kinds: Sequence[str]) -> FleetView:
-    """Read what there is now.
+async def read_view(
+    bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None = None
+) -> FleetView:
+    """Read what there is now, one's own writes included: STATE, and what it has not yet taken over from LOG.
 
     A subject whose last message cannot be read is shown as its last good message in LOG has it, so that garbage never
     loses an object.
@@ -124,25 +127,41 @@ async def read_view(bus: JetStreamBus, kinds: Sequence[str]) -> FleetView:
     Args:
         bus: The fleet's log.
         kinds: Of ``node``, ``pod``, ``daemonset``, ``revision``, ``status``.
+        key: Only this set's, as far as its subjects say so: pods of other sets of its shard are there, too.
 
     Raises:
         UnavailableError: The server did not answer.
     """
     view = FleetView(bus.subjects)
-    async with aclosing(bus.read_state(_subjects(bus, kinds))) as chunks:
+    subjects = _subjects(bus, kinds, key)
+    await _fold_all(bus, view, bus.read_state(subjects))
+    await _fold_all(bus, view, bus.read_log(subjects, view.sequence + 1))
+    return view
+
+
+async def _fold_all(
+    bus: JetStreamBus, view: FleetView, messages: AsyncGenerator[list[Received]]
+) -> None:
+    async with aclosing(messages) as chunks:
         async for chunk in chunks:
             for received in chunk:
                 if not view.fold(received):
                     good = await last_good(bus, received)
                     if good is not None:
                         view.fold(good)
-    return view
 
 
-async def follow_view(bus: JetStreamBus, kinds: Sequence[str]) -> AsyncGenerator[FleetView]:
+async def follow_view(
+    bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None = None
+) -> AsyncGenerator[FleetView]:
     """Read what there is now, then again whenever something has changed.
 
     It is the same view each time, changed in place, or a new one after the log had to be read anew.
+
+    Args:
+        bus: The fleet's log.
+        kinds: As for ``read_view``.
+        key: Likewise.
 
     Raises:
         UnavailableError: The server did not answer to begin with.
@@ -150,11 +169,12 @@ async def follow_view(bus: JetStreamBus, kinds: Sequence[str]) -> AsyncGenerator
     """
     in_vain = 0
     while True:
-        view = await read_view(bus, kinds)
+        view = await read_view(bus, kinds, key)
         yield view
         in_vain += 1
         try:
-            async with aclosing(bus.follow(_subjects(bus, kinds), view.sequence + 1)) as chunks:
+            subjects = _subjects(bus, kinds, key)
+            async with aclosing(bus.follow(subjects, view.sequence + 1)) as chunks:
                 async for chunk in chunks:
                     in_vain = 0
                     for received in chunk:
@@ -205,5 +225,15 @@ def _readable(bus: JetStreamBus, received: Received) -> bool:
     return True
 
 
-def _subjects(bus: JetStreamBus, kinds: Sequence[str]) -> list[str]:
-    return [bus.subjects.of_kind(kind) for kind in kinds]
+def _subjects(bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None) -> list[str]:
+    subjects = bus.subjects
+    if key is None:
+        return [subjects.of_kind(kind) for kind in kinds]
+    shard = shard_of(key, subjects.shards)
+    narrow = {
+        "daemonset": subjects.of_set("daemonset", key),
+        "status": subjects.of_set("status", key),
+        "revision": f"{subjects.of_set('revision', key)}.*",
+        "pod": f"{subjects.prefix}.pod.{shard}.>",
+    }
+    return [narrow.get(kind) or subjects.of_kind(kind) for kind in kinds]

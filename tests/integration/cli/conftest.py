@@ -1,9 +1,11 @@
 """The command line as people use it: as processes, against a real server.
 
 `everynode` runs a command to its end. `start` runs one beside the test, and ends it with the test. `fleet_up` is one
-`everynode up` that all tests of a module share; they leave its sets as they found them.
+`everynode up` that all tests of a module share; they leave its sets as they found them. `written` is a fleet on which
+nobody works: the test writes its messages.
 """
 
+import asyncio
 import contextlib
 import os
 import re
@@ -18,7 +20,10 @@ from typing import NamedTuple
 
 import pytest
 
+from everynode import wire
+from everynode.ports import Outgoing
 from everynode.runtime.embedded import EmbeddedServer
+from everynode.runtime.jetstream import JetStreamBus
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "deploy" / "examples"
@@ -224,3 +229,31 @@ def fleet_up() -> Iterator[Everynode]:
 def on_server(server: EmbeddedServer) -> Everynode:
     """Commands on the server that all tests share."""
     return Everynode(server.url)
+
+
+class WrittenFleet:
+    """A fleet whose messages the test writes itself, and commands on it."""
+
+    def __init__(self, bus: JetStreamBus, everynode: Everynode) -> None:
+        """Nothing is written yet."""
+        self.bus = bus
+        self._everynode = everynode
+
+    async def write(self, *messages: wire.AnyMessage) -> None:
+        """Write messages."""
+        subjects = self.bus.subjects
+        await self.bus.publish([Outgoing(subjects.of(it), wire.encode(it)) for it in messages])
+
+    def words(self, *words: str) -> tuple[str, ...]:
+        """A command on this fleet."""
+        return (*words, "--fleet", self.bus.subjects.fleet)
+
+    async def __call__(self, *words: str, stdin: str = "") -> Ended:
+        """Run a command to its end."""
+        return await asyncio.to_thread(self._everynode, *self.words(*words), stdin=stdin)
+
+
+@pytest.fixture
+def written(bus: JetStreamBus, on_server: Everynode) -> WrittenFleet:
+    """A fleet on the shared server on which nobody works."""
+    return WrittenFleet(bus, on_server)

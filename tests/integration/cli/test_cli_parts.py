@@ -172,12 +172,15 @@ def test_help_names_the_exit_codes_and_every_command(everynode: Everynode) -> No
     """The help lists all commands and says what exit codes mean; each command's help has an example."""
     ended = everynode("--help")
     assert ended.code == 0
-    for text in ("Exit codes", "up", "worker", "adapter", "apply", "delete", "get", "explain"):
+    for text in ("Exit codes", "up", "worker", "adapter", "apply", "delete", "get", "rollout"):
         assert text in ended.out
-    for command in ("up", "worker", "apply", "delete", "get", "describe", "explain"):
+    for command in ("up", "worker", "apply", "delete", "get", "describe", "explain", "events"):
         shown = everynode(command, "--help")
         assert shown.code == 0
         assert f"everynode {command}" in shown.out.partition("Example")[2], command
+    for verb in ("status", "history", "undo", "pause", "resume", "restart"):
+        shown = everynode("rollout", verb, "--help")
+        assert f"everynode rollout {verb}" in shown.out.partition("Example")[2], verb
 
 
 def test_wrong_commands(everynode: Everynode) -> None:

@@ -332,6 +332,7 @@ def test_explain_and_simulate(
     pods = ("get", "pods", "-n", namespace)
     fleet_up.until(*pods, holds=lambda out: node in out)
     (about,) = json.loads(fleet_up(*explain, "--node", node, "-o", "json").out)["nodes"]
+    assert len(about.pop("pods")) == 1
     assert about == {
         "backend": "simulated",
         "name": node,

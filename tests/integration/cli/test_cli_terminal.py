@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -16,6 +17,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+
+from everynode.core.events import DaemonSetObserved, StatusReported
+from everynode.core.values import Condition, Status, UpdateStrategy
+from everynode.ports import Outgoing
+from everynode.runtime.embedded import EmbeddedServer
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.testing import builders
+from everynode.wire import AnyMessage, encode
 
 if TYPE_CHECKING:
     from tests.integration.cli.conftest import Everynode
@@ -138,3 +147,38 @@ def test_colour_can_be_forbidden(
     assert "fluentd" in plain.screen
     assert not colour.search(plain.screen)
     assert colour.search(coloured.screen)
+
+
+async def test_rollout_status_shows_a_bar(
+    terminal: Callable[..., Terminal], bus: JetStreamBus, server: EmbeddedServer
+) -> None:
+    """In a terminal a rollout is a bar with what it waits for; in the end there is one line."""
+    daemonset = builders.daemonset(update_strategy=UpdateStrategy(type="RollingUpdate"))
+
+    async def write(message: AnyMessage) -> None:
+        await bus.publish([Outgoing(bus.subjects.of(message), encode(message))])
+
+    def status(updated: int, reason: str, **waiting: int) -> StatusReported:
+        return StatusReported(
+            status=Status(
+                namespace="default",
+                daemonset="agent",
+                daemonset_uid=daemonset.uid,
+                observed_generation=1,
+                desired_number_scheduled=10,
+                updated_number_scheduled=updated,
+                number_available=10,
+                waiting_nodes=waiting,
+                conditions=(Condition(type="Progressing", status="True", reason=reason),),
+            )
+        )
+
+    await write(DaemonSetObserved(daemonset=daemonset))
+    await write(status(3, "RolloutProgressing", Outdated=7))
+    words = ("rollout", "status", "ds/agent", "--fleet", bus.subjects.fleet)
+    shown = terminal(*words, address=server.url)
+    await asyncio.to_thread(shown.wait_for, r"3/10 updated, 10 available.*7 Outdated")
+    await write(status(10, "RolloutComplete"))
+    assert await asyncio.to_thread(shown.ended) == 0
+    shown.wait_for(r'daemon set "agent" successfully rolled out')
+    assert "Waiting for" not in shown.screen

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from everynode.cli import get
+from everynode.cli import watching
 from everynode.errors import UnavailableError
 from everynode.runtime.embedded import EmbeddedServer
 from everynode.runtime.jetstream import connect
@@ -18,12 +18,12 @@ async def test_a_watch_ends_when_the_log_stays_away(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """B1: an outage is said once, and the watch ends when it lasts too long."""
-    monkeypatch.setattr(get, "REACHED_CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(get, "OUTAGE_SECONDS_MAX", 1.0)
+    monkeypatch.setattr(watching, "REACHED_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "OUTAGE_SECONDS_MAX", 1.0)
     connection = Connection(servers=(own_server.url,))
     settings = StreamSettings(log_max_bytes=16 * 1024**2)
     async with await connect(connection, fleet, create=settings) as bus:
-        watched = asyncio.ensure_future(get.end_when_cut_off(bus))
+        watched = asyncio.ensure_future(watching.end_when_cut_off(bus))
         await bus.log_position()
         assert not watched.done()
         await own_server.stop()

@@ -1,0 +1,188 @@
+"""What people do to a rollout: pause, resume, restart and undo it, and look at its history.
+
+The command line calls these. Each writes the set anew and nothing else; what follows from that is up to the workers.
+The words of the refusals are kubectl's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+from msgspec import structs
+
+from everynode.core.identity import revision_hash
+from everynode.core.values import ROLLING_UPDATE, DaemonSet, Revision, SetKey
+from everynode.errors import RefusedError
+from everynode.ports import Clock
+from everynode.runtime import byhand
+from everynode.runtime.applying import Applied, amend
+from everynode.runtime.clock import SystemClock, timestamp
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.view import read_view
+
+PREVIOUS = 0
+"""Instead of a revision's number: the latest one that is not the set's now."""
+
+
+class Undone(NamedTuple):
+    """What became of an ``undo``; ``applied`` is unchanged if the set has that template already."""
+
+    applied: Applied
+    revision: Revision
+
+
+async def pause(bus: JetStreamBus, key: SetKey, *, clock: Clock | None = None) -> Applied:
+    """Keep a set's rollout from replacing pods, until ``resume``, whatever its manifest says.
+
+    Raises:
+        RefusedError: There is no such set, it is paused already, or it has no rollouts.
+        EverynodeError: As ``amend``.
+    """
+    at = timestamp((clock or SystemClock()).now_ms())
+
+    def change(daemonset: DaemonSet) -> DaemonSet:
+        _check_has_rollouts(daemonset)
+        if daemonset.update_strategy.paused:
+            raise RefusedError(f"{_named(key)} is already paused")
+        return byhand.paused(daemonset, at)
+
+    return await amend(bus, key, change)
+
+
+async def resume(bus: JetStreamBus, key: SetKey) -> Applied:
+    """Let a paused rollout go on.
+
+    Raises:
+        RefusedError: There is no such set, it is not paused, or it has no rollouts.
+        EverynodeError: As ``amend``.
+    """
+
+    def change(daemonset: DaemonSet) -> DaemonSet:
+        _check_has_rollouts(daemonset)
+        if not daemonset.update_strategy.paused:
+            raise RefusedError(f"{_named(key)} is not paused")
+        return byhand.resumed(daemonset)
+
+    return await amend(bus, key, change)
+
+
+async def restart(bus: JetStreamBus, key: SetKey, *, clock: Clock | None = None) -> Applied:
+    """Have all pods of a set made anew, by a rollout.
+
+    Raises:
+        RefusedError: There is no such set, or its rollout is paused.
+        EverynodeError: As ``amend``.
+    """
+    at = timestamp((clock or SystemClock()).now_ms())
+
+    def change(daemonset: DaemonSet) -> DaemonSet:
+        if is_paused(daemonset):
+            raise RefusedError(
+                f"{_named(key)} can't restart paused daemonset (run rollout resume first)"
+            )
+        return byhand.restarted(daemonset, at)
+
+    return await amend(bus, key, change)
+
+
+async def undo(
+    bus: JetStreamBus, key: SetKey, to_revision: int = PREVIOUS, *, dry_run: bool = False
+) -> Undone:
+    """Give a set back a template that it had.
+
+    Args:
+        bus: The fleet's log.
+        key: Which set.
+        to_revision: Number of the revision to return to, or ``PREVIOUS``.
+        dry_run: Publish nothing.
+
+    Raises:
+        RefusedError: There is no such set or no such revision.
+        EverynodeError: As ``amend``.
+    """
+    view = await read_view(bus, ("revision",), key)
+    chosen: list[Revision] = []
+
+    def change(daemonset: DaemonSet) -> DaemonSet:
+        revision = find_revision(history_of(key, view.revisions.values()), daemonset, to_revision)
+        chosen[:] = [revision]
+        if revision.hash == current_hash(daemonset):
+            return daemonset
+        return structs.replace(daemonset, template=revision.template)
+
+    applied = await amend(bus, key, change, dry_run=dry_run)
+    return Undone(applied, chosen[0])
+
+
+def history_of(key: SetKey, revisions: Iterable[Revision]) -> list[Revision]:
+    """Return the revisions of a set, the oldest first."""
+    found = [revision for revision in revisions if revision.set_key == key]
+    return sorted(found, key=lambda revision: revision.number)
+
+
+def find_revision(history: list[Revision], daemonset: DaemonSet, number: int) -> Revision:
+    """Find a revision to return to.
+
+    The previous one is the latest whose template is not the set's own: if no worker has recorded that one yet, it is
+    the latest of all.
+
+    Args:
+        history: The set's revisions, the oldest first.
+        daemonset: The set as it is.
+        number: Its number, or ``PREVIOUS``.
+
+    Raises:
+        RefusedError: It is not on record.
+    """
+    named = f'daemonset "{daemonset.name}"'
+    if not history:
+        raise RefusedError(f"no rollout history found for {named}")
+    if number != PREVIOUS:
+        found = [revision for revision in history if revision.number == number]
+        if not found:
+            numbers = ", ".join(str(revision.number) for revision in history)
+            message = (
+                f"unable to find specified revision {number} in history of {named}; "
+                f"there are: {numbers}"
+            )
+            raise RefusedError(message)
+        return found[0]
+    current = current_hash(daemonset)
+    others = [revision for revision in history if revision.hash != current]
+    if not others:
+        message = (
+            f"no rollout history found for {named} but the revision that it has: "
+            "there is no last revision to roll back to"
+        )
+        raise RefusedError(message)
+    return others[-1]
+
+
+def current_hash(daemonset: DaemonSet) -> str:
+    """Return the hash of the revision that a set is to have; empty if its template cannot be read."""
+    try:
+        return revision_hash(daemonset.template)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return ""
+
+
+def is_paused(daemonset: DaemonSet) -> bool:
+    """Say whether a set has rollouts and they are paused."""
+    strategy = daemonset.update_strategy
+    return strategy.type == ROLLING_UPDATE and strategy.paused
+
+
+def _check_has_rollouts(daemonset: DaemonSet) -> None:
+    if daemonset.update_strategy.type != ROLLING_UPDATE:
+        message = (
+            f"{_named(daemonset.key)} has no rollout to pause or resume: its update strategy is "
+            f"{daemonset.update_strategy.type}, and pods are replaced when somebody deletes them; "
+            f"write spec.updateStrategy.type: {ROLLING_UPDATE} and apply it"
+        )
+        raise RefusedError(message)
+
+
+def _named(key: SetKey) -> str:
+    return f'daemonsets.apps "{key.name}"'

@@ -44,7 +44,7 @@ from everynode.core.revisions import REVISIONS_REMOVED_MAX, to_forget, to_record
 from everynode.core.rollout import NewPods, next_step, rollout_of
 from everynode.core.setstate import SetState
 from everynode.core.state import FleetState
-from everynode.core.values import DaemonSet, Node, NodeKey, SetKey
+from everynode.core.values import DaemonSet, Node, NodeKey, PodKey, SetKey
 from everynode.errors import InvariantError
 
 NODE_HAS_NO_POD = "NodeHasNoPod"
@@ -197,7 +197,7 @@ def _create(
     replaces = state.replaced_uid(node.key, fleet.now_ms, fleet.limits)
     # Beside a pod that still runs, whether it stays or is on its way out.
     slot = 1 if state.surges and node.key in state.pods_on else 0
-    pod = pod_name(daemonset.name, daemonset.uid, node.uid, revision, replaces, slot)
+    pod = _free_name(fleet, daemonset, node, revision, replaces, slot)
     cooling = state.failure_on(node.key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{node.backend}/{node.name}"
@@ -218,6 +218,18 @@ def _create(
         attempt=attempt,
         reason=reason,
     )
+
+
+def _free_name(
+    fleet: FleetState, daemonset: DaemonSet, node: Node, revision: str, replaces: str, slot: int
+) -> str:
+    """Name a pod; one that the set has let go of may have kept its name, and counts as replaced."""
+    while True:
+        name = pod_name(daemonset.name, daemonset.uid, node.uid, revision, replaces, slot)
+        orphan = fleet.orphan(PodKey(node.backend, daemonset.namespace, name))
+        if orphan is None:
+            return name
+        replaces = orphan.uid
 
 
 def _changes(fleet: FleetState, state: SetState, take_down: list[int]) -> list[Command]:

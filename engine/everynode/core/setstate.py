@@ -12,8 +12,9 @@ from typing import NamedTuple, TypeVar
 
 from everynode.core.budget import allows_surge
 from everynode.core.claims import rests_until_ms
-from everynode.core.commands import AdoptPod, Command, CreatePod, Decision, Outcome
+from everynode.core.commands import Command, CreatePod, Decision, Outcome
 from everynode.core.coverage import Coverage
+from everynode.core.effects import has_taken_effect
 from everynode.core.eligibility import Constraints, Term
 from everynode.core.events import DaemonSetGone, PodGone
 from everynode.core.pacing import (
@@ -240,16 +241,9 @@ class SetState:
                 del self.last_gone_on[before.node]
             lasted = gone.created_ms and time_ms - gone.created_ms >= REST_FORGOTTEN_MS
             failures = min(gone.failures, 1) if lasted else gone.failures
-            owner_uid = "" if gone.owner is None else gone.owner.uid
+            owner = "" if gone.owner is None else gone.owner.uid
             entry = self.gone_pods[key] = GonePod(
-                uid=gone.uid,
-                owner_uid=owner_uid,
-                node=node,
-                sequence=sequence,
-                time_ms=time_ms,
-                revision=gone.revision,
-                generation=gone.generation,
-                failures=failures,
+                gone.uid, owner, node, sequence, time_ms, gone.revision, gone.generation, failures
             )
             last = self.last_gone_on.get(node)
             if last is None or last.sequence < sequence:
@@ -317,24 +311,11 @@ class SetState:
 
     def _settle_on(self, node: NodeKey) -> None:
         for command_id in self.pending_on.get(node, ()):
-            if self.has_taken_effect(self.pending[command_id]):
+            if has_taken_effect(self, self.pending[command_id]):
                 self.settle(command_id)
         for command_id in self.failures_on.get(node, ()):
-            if self.has_taken_effect(self.failures[command_id].pending):
+            if has_taken_effect(self, self.failures[command_id].pending):
                 self._drop_failure(command_id)  # it has worked after all
-
-    def has_taken_effect(self, pending: Pending) -> bool:
-        """Say whether what was observed shows that a command was carried out."""
-        command = pending.command
-        known, gone = self.pods.get(command.pod_key), self.gone_pods.get(command.pod_key)
-        if isinstance(command, CreatePod):
-            return known is not None or (gone is not None and gone.sequence > pending.sequence)
-        if isinstance(command, AdoptPod):
-            orphan = self.orphans.get(command.pod_key)
-            return orphan is None or orphan.pod.uid != command.pod_uid or orphan.pod.deleting
-        if known is not None and known.pod.uid == command.pod_uid:
-            return known.pod.deleting
-        return known is not None or (gone is not None and gone.uid == command.pod_uid)
 
     def issue(self, command: Command, sequence: int) -> None:
         """Take in a command from the log: it is pending until its effect is observed, it fails or expires."""
@@ -343,7 +324,7 @@ class SetState:
         failure = self.failures.get(command.id)
         if failure is not None and failure.pending.sequence >= sequence:
             return
-        if command.id not in self.pending and not self.has_taken_effect(pending):
+        if command.id not in self.pending and not has_taken_effect(self, pending):
             self.pending[command.id] = pending
             self.pending_on[node] = (*self.pending_on.get(node, ()), command.id)
             self._count_pending(command, 1)

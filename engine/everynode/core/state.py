@@ -159,6 +159,11 @@ class FleetState:
         state.journal_position = end
         return state
 
+    def orphan(self, key: PodKey) -> Pod | None:
+        """Return the pod of this name, if there is one and nobody controls it."""
+        known = self._orphans.get(key)
+        return None if known is None else known.pod
+
     def due(self) -> Due | None:
         """Return what time alone will ask for first, if nothing else happens before."""
         while self._due and not self._still_due(self._due[0]):

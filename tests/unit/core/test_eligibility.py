@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import msgspec
@@ -163,6 +164,7 @@ def test_names_and_selectors(spec: Spec, wanted: list[str]) -> None:
         (field("In", "node-1", "node-2"), False),
         (field("Exists"), False),
         (field("In", "node-1", key="metadata.namespace"), False),
+        (field("In", "node-1", key="metadata.labels"), False),
         (expression("zone", "In", "a") | field("In", "node-1"), True),
         (expression("zone", "In", "a") | field("In", "node-2"), False),
         (expression("zone", "In", "b") | field("In", "node-1"), False),
@@ -272,7 +274,9 @@ def test_required_affinity_without_terms_matches_nothing() -> None:
         ({"key": "k", "operator": "Exists", "effect": "NoSchedule"}, "k:NoExecute", False),
         ({"key": "k", "operator": "Lt", "value": "5"}, "k=4:NoSchedule", True),
         ({"key": "k", "operator": "Lt", "value": "5"}, "k=5:NoSchedule", False),
+        ({"key": "k", "operator": "Lt", "value": "5"}, "k=6:NoSchedule", False),
         ({"key": "k", "operator": "Gt", "value": "5"}, "k=6:NoSchedule", True),
+        ({"key": "k", "operator": "Gt", "value": "5"}, "k=4:NoSchedule", False),
         ({"key": "k", "operator": "Gt", "value": "5"}, "k=5:NoSchedule", False),
         ({"key": "k", "operator": "Gt", "value": "5"}, "k=high:NoSchedule", False),
         ({"key": "k", "operator": "Gt", "value": "low"}, "k=5:NoSchedule", False),
@@ -442,6 +446,40 @@ def test_answers_about_taints_are_remembered_within_a_limit() -> None:
         assert (number == 5) == constraints.tolerates(given)
         assert (number == 5) == constraints.tolerates(given)
         assert len(constraints._known) <= KNOWN_TAINTS_MAX
+
+
+def test_answers_about_taints_are_remembered() -> None:
+    """As many answers as may be remembered are; with one more, remembering starts anew."""
+    constraints = compile_constraints(daemonset())
+    remembered = []
+    for number in range(4_097):
+        constraints.tolerates(Taint(key="k", value=str(number), effect="NoSchedule"))
+        remembered.append(len(constraints._known))
+
+    assert [*range(1, 4_097), 1] == remembered
+
+
+def test_what_a_set_remembers_is_no_part_of_what_it_asks() -> None:
+    """Two sets that ask for the same are equal and read the same, whatever either has answered before."""
+    asked_already, fresh = compile_constraints(daemonset()), compile_constraints(daemonset())
+    asked_already.tolerates(taint("k:NoSchedule"))
+
+    assert asked_already == fresh
+    assert repr(asked_already) == repr(fresh)
+
+
+def test_what_a_set_asks_cannot_be_changed() -> None:
+    """Constraints, and all values that they are read from, are immutable."""
+    values = [
+        each
+        for each in vars(eligibility).values()
+        if isinstance(each, type) and issubclass(each, msgspec.Struct)
+    ]
+    constraints: Any = compile_constraints(daemonset())
+
+    assert [True] * len(values) == [each.__struct_config__.frozen for each in values]
+    with pytest.raises(FrozenInstanceError):
+        constraints.backend = "west"
 
 
 def test_automatic_tolerations_are_kubernetes_own() -> None:

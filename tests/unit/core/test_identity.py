@@ -71,6 +71,12 @@ def test_a_pods_name_is_one_label_long(name: str) -> None:
     assert len(suffix) == 13
 
 
+@pytest.mark.parametrize("length", [48, 49, 50, 253])
+def test_a_pods_name_uses_all_of_the_label(length: int) -> None:
+    """A set's name is cut no shorter than 63 characters ask for: 49, a hyphen and 13 of the hash."""
+    assert len(pod_name("a" * length, *POD[1:])) == min(length, 49) + 14
+
+
 def test_a_revision_is_its_content() -> None:
     """The order of keys and white space do not count; a value or the order of a list does."""
     first = revision_hash(b'{"a": 1, "b": [1, 2]}')

@@ -30,6 +30,7 @@ def bits(index: NodeIndex) -> object:
         },
         {label: set(ids) for label, ids in index.by_label_key.items()},
         {item: set(ids) for item, ids in index.by_taint.items()},
+        set(index.unready),
     )
 
 
@@ -63,6 +64,46 @@ def test_a_change_names_what_differs(after: Node, labels: list[str], taints: lis
     assert change.empty == (not labels and not taints)
     assert bits(index) == bits(index_of(after))
     assert index.get(after.key) is after
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ((True, 0), (True, 0), False),
+        ((True, 0), (False, 5), True),
+        ((False, 5), (True, 0), True),
+        ((False, 5), (False, 5), False),
+        ((False, 5), (False, 6), True),
+        ((False, 6), (False, 5), True),
+    ],
+)
+def test_a_change_of_readiness_is_named(
+    before: tuple[bool, int], after: tuple[bool, int], changed: bool
+) -> None:
+    """That a node became ready or not ready, or did so at another time, concerns rollouts."""
+    first, then = (
+        structs.replace(node(), ready=ready, unready_since_ms=since_ms)
+        for ready, since_ms in (before, after)
+    )
+    index = index_of(first)
+    assert index.unready == (BitMap() if first.ready else BitMap([0]))
+
+    change = index.put(then)
+
+    assert changed == change.readiness_changed
+    assert changed != change.empty
+    assert index.unready == (BitMap() if then.ready else BitMap([0]))
+
+
+def test_a_node_that_leaves_is_not_unready() -> None:
+    """Nor is the node that gets its id."""
+    index = index_of(node(ready=False))
+
+    index.remove(NodeKey("east", "node-1"))
+    assert index.unready == BitMap()
+
+    index.put(node("node-2"))
+    assert index.unready == BitMap()
 
 
 def test_a_node_made_anew_is_another_node() -> None:
@@ -176,3 +217,13 @@ def test_only_so_many_nodes_that_left_are_remembered(monkeypatch: pytest.MonkeyP
         assert index.remove(NodeKey("east", name)) is None
 
     assert list(index.departed) == [NodeKey("east", "b"), NodeKey("east", "c")]
+
+
+def test_a_hundred_thousand_nodes_that_left_are_remembered() -> None:
+    """B1: which is as many as a large fleet has."""
+    index = NodeIndex()
+
+    for number in range(100_001):
+        index.remove(NodeKey("east", str(number)))
+
+    assert len(index.departed) == 100_000

@@ -7,9 +7,12 @@ import pytest
 from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.core.pacing import (
     RECORDS_MAX,
+    REST_FORGOTTEN_MS,
     RETRY_LAST_MS,
+    UNSEEN_MS_MAX,
     Limits,
     SlowStart,
+    rest_ms,
     retry_delay_ms,
 )
 from everynode.errors import ConfigurationError
@@ -39,6 +42,7 @@ def test_limits_in_their_range(limits: Limits) -> None:
         (Limits(creates_max=0), "creates_max is 0"),
         (Limits(changes_max=0), "changes_max 0"),
         (Limits(creates_max=BATCH_MESSAGES_MAX - 2, changes_max=1), "together at most 898"),
+        (Limits(creates_max=449, changes_max=450), "together at most 898"),
         (Limits(pending_ms=0), "pending_ms is 0"),
         (Limits(pending_ms=300_000, horizon_ms=419_999), "horizon_ms 419999"),
     ],
@@ -66,6 +70,20 @@ def test_kubernetes_own_limits_are_the_defaults() -> None:
 def test_waits_double_up_to_two_minutes(attempt: int, delay_ms: int) -> None:
     """B1: the wait doubles with each failure and has an end."""
     assert delay_ms == retry_delay_ms(attempt)
+
+
+@pytest.mark.parametrize(
+    ("failures", "rest"),
+    [(0, 0), (1, 1_000), (2, 2_000), (3, 4_000), (10, 512_000), (11, 900_000), (10**9, 900_000)],
+)
+def test_rests_double_up_to_a_quarter_of_an_hour(failures: int, rest: int) -> None:
+    """B1: the first pod that ends is replaced at once, the next after longer and longer rests, as in Kubernetes."""
+    assert rest == rest_ms(failures)
+
+
+def test_how_long_is_waited_and_remembered() -> None:
+    """An effect may take half a minute to be observed; a pod that lasted half an hour begins a new row."""
+    assert (30_000, 1_800_000) == (UNSEEN_MS_MAX, REST_FORGOTTEN_MS)
 
 
 def test_slow_start_begins_with_one() -> None:
@@ -115,6 +133,23 @@ def test_outcomes_before_the_basis_are_in_the_window_already() -> None:
     assert slow.window(Limits(), 0) == 9
 
 
+def test_the_outcome_at_the_basis_is_in_the_window_already() -> None:
+    """The decision's worker had folded the log up to its basis, that message included."""
+    slow = SlowStart()
+    slow.decided(8, 7, 0)
+    slow.heard(7, 0, good=False)
+
+    assert slow.window(Limits(), 0) == 8
+
+
+def test_the_first_message_of_a_log_counts() -> None:
+    """Before any decision nothing is in the window yet, not even the outcome at the beginning of the log."""
+    slow = SlowStart()
+    slow.heard(1, 0, good=True)
+
+    assert slow.window(Limits(), 0) == 2
+
+
 def test_an_outcome_heard_twice_counts_once() -> None:
     """The place in the log says which outcome it is."""
     slow = SlowStart()
@@ -142,6 +177,7 @@ def test_an_old_failure_is_forgotten() -> None:
     slow.decided(50, 3, 10)
 
     assert slow.window(limits, 5) == 1
+    assert slow.window(limits, limits.horizon_ms) == 1
     assert slow.window(limits, limits.horizon_ms + 1) == 50
 
 

@@ -1,0 +1,39 @@
+"""Does what was observed show that a command was carried out?
+
+Asked by ``setstate``, which waits for a command no longer once it does, whatever the adapter says or does not say about
+it. Whether the adapter said that it worked is not looked at here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from everynode.core.commands import AdoptPod, CreatePod, DeletePod, ReleasePod
+from everynode.core.values import Pod
+
+if TYPE_CHECKING:
+    from everynode.core.setstate import Pending, SetState
+
+
+def has_taken_effect(state: SetState, pending: Pending) -> bool:
+    """Say whether a command of the set was carried out, or has become pointless, by what was observed since."""
+    command = pending.command
+    known, gone = state.pods.get(command.pod_key), state.gone_pods.get(command.pod_key)
+    since = gone is not None and gone.sequence > pending.sequence
+    if isinstance(command, CreatePod):
+        return known is not None or since
+    was_gone = gone is not None and gone.uid == command.pod_uid
+    if was_gone and since:
+        return True  # though the set may have got it back
+    if isinstance(command, AdoptPod):
+        # What else may become of an orphan is for the adapter to say: it may be hidden by its labels for a moment.
+        owned = known is not None and known.pod.uid == command.pod_uid
+        return owned or command.daemonset_uid != state.uid
+    if known is None:
+        return was_gone
+    return known.pod.uid != command.pod_uid or known.pod.deleting or _is_let_go(command, known.pod)
+
+
+def _is_let_go(command: DeletePod | ReleasePod, pod: Pod) -> bool:
+    owner = pod.owner
+    return isinstance(command, ReleasePod) and (owner is None or owner.uid != command.daemonset_uid)

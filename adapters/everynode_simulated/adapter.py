@@ -9,8 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
+from typing import assert_never
 
-from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outcome_of
+from everynode.core.commands import (
+    AdoptPod,
+    Command,
+    CreatePod,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+    outcome_of,
+)
 from everynode.core.events import NodeObserved, PodObserved
 from everynode.core.values import Owner, Pod
 from everynode.errors import ConfigurationError, OutcomeUnknownError, UnavailableError
@@ -126,7 +135,7 @@ class SimulatedAdapter:
     # --- apply --------------------------------------------------------------------------------------------------------
 
     async def apply(self, command: Command) -> Outcome:
-        """Create or delete a pod, unless it is so already.
+        """Create, delete, adopt or release a pod, unless it is so already.
 
         Raises:
             UnavailableError: The behaviour says so, or a pod of that name is still stopping; nothing happened.
@@ -156,7 +165,17 @@ class SimulatedAdapter:
         return self._calls[command.id]
 
     def _carry_out(self, command: Command) -> Outcome:
-        return self._create(command) if isinstance(command, CreatePod) else self._delete(command)
+        match command:
+            case CreatePod():
+                return self._create(command)
+            case DeletePod():
+                return self._delete(command)
+            case AdoptPod():
+                return self._adopt(command)
+            case ReleasePod():
+                return self._release(command)
+            case _:
+                assert_never(command)
 
     def _create(self, command: CreatePod) -> Outcome:
         key = command.pod_key
@@ -174,13 +193,16 @@ class SimulatedAdapter:
             owner=Owner(name=command.daemonset, uid=command.daemonset_uid),
             revision=command.revision,
             template=bytes(command.template or b""),
+            generation=command.generation,
+            failures=command.failures,
         )
         return outcome_of(command, "done", pod_uid=pod.uid)
 
     def _meet(self, command: CreatePod, pod: Pod) -> Outcome:
         """Answer for a name that is taken."""
-        if pod.owner.uid != command.daemonset_uid or pod.node_uid != command.node_uid:
-            return outcome_of(command, "refused", f"pod {pod.name} belongs to someone else")
+        is_ours = pod.owner is not None and pod.owner.uid == command.daemonset_uid
+        if not is_ours or pod.node_uid != command.node_uid:
+            return outcome_of(command, "refused", f"pod {pod.name} is not this set's on this node")
         if pod.deleting:
             text = f"pod {pod.name} is still stopping"
             raise UnavailableError(text, retry_after_ms=STILL_STOPPING_RETRY_MS)
@@ -193,6 +215,30 @@ class SimulatedAdapter:
         if pod.uid != command.pod_uid:
             return outcome_of(command, "done", "it was gone already; another pod has its name")
         self._fleet.delete_pod(command.pod_key, why=command.reason or "deleted by command")
+        return outcome_of(command, "done")
+
+    def _adopt(self, command: AdoptPod) -> Outcome:
+        if self._fleet.is_foreign(command.pod_key):
+            return outcome_of(command, "superseded", f"someone else controls pod {command.pod}")
+        pod = self._fleet.pod(command.pod_key)
+        if pod is None or pod.uid != command.pod_uid:
+            return outcome_of(command, "superseded", f"pod {command.pod} is gone")
+        if pod.deleting:
+            return outcome_of(command, "superseded", f"pod {command.pod} is on its way out")
+        owner = Owner(name=command.daemonset, uid=command.daemonset_uid)
+        if pod.owner is not None and pod.owner.uid != owner.uid:
+            text = f"DaemonSet {pod.owner.name} controls pod {command.pod}"
+            return outcome_of(command, "superseded", text)
+        self._fleet.adopt_pod(command.pod_key, owner)
+        return outcome_of(command, "done", pod_uid=pod.uid)
+
+    def _release(self, command: ReleasePod) -> Outcome:
+        pod = self._fleet.pod(command.pod_key)
+        if pod is None or pod.uid != command.pod_uid:
+            return outcome_of(command, "done", "it was gone already")
+        if pod.owner is None or pod.owner.uid != command.daemonset_uid:
+            return outcome_of(command, "done", "it was not the set's any more")
+        self._fleet.release_pod(command.pod_key)
         return outcome_of(command, "done")
 
     # --- control ------------------------------------------------------------------------------------------------------

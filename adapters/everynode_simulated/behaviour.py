@@ -30,8 +30,13 @@ class Fate(enum.Enum):
 
     WORKS = "works"
     HANGS = "hangs"  # runs, but is never ready
-    FAILS = "fails"
+    FAILS = "fails"  # runs for a while, never ready, then ends with an error
     FINISHES = "finishes"
+
+    @property
+    def gets_ready(self) -> bool:
+        """Whether it is ready while it runs; a bad image never is."""
+        return self in {Fate.WORKS, Fate.FINISHES}
 
 
 class NodeFate(enum.Enum):
@@ -63,6 +68,8 @@ class Behaviour:
         node_down_ms: How long it is not ready, or away.
         pods_outlive_nodes: Whether the pods of a node that left stay on record, not ready, until they are deleted
             (as in Kubernetes), or are gone with it.
+        unready_nodes_stop_pods: Whether a pod that is deleted on a node that is not ready is gone all the same, or on
+            its way out until the node is ready again or gone (as in Kubernetes).
         apply_ms: How long the backend takes to answer a call.
         calls_unavailable: Share of the calls that are answered with "not now", and do nothing.
         calls_unanswered: Share of the calls that are carried out, but whose answer is lost.
@@ -82,6 +89,7 @@ class Behaviour:
     node_up_ms: DelayMs = (5_000, 60_000)
     node_down_ms: DelayMs = (1_000, 10_000)
     pods_outlive_nodes: bool = True
+    unready_nodes_stop_pods: bool = False
     apply_ms: DelayMs = (0, 0)
     calls_unavailable: Share = 0.0
     calls_unanswered: Share = 0.0
@@ -154,6 +162,7 @@ class Behaviour:
 
 class _Metadata(msgspec.Struct):
     annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
 
 
 class _Template(msgspec.Struct):
@@ -161,14 +170,23 @@ class _Template(msgspec.Struct):
 
 
 @functools.lru_cache(maxsize=256)
+def _metadata_of(template: bytes) -> _Metadata:
+    """Read a pod template's metadata; the simulated fleet runs anything, and looks at nothing else in it."""
+    try:
+        return msgspec.json.decode(template, type=_Template).metadata or _Metadata()
+    except msgspec.DecodeError:
+        return _Metadata()
+
+
 def fate_in_template(template: bytes) -> Fate | None:
     """Read what a pod template's annotation asks for; ``None`` if it asks for nothing that is known."""
+    annotations = _metadata_of(template).annotations or {}
     try:
-        metadata = msgspec.json.decode(template, type=_Template).metadata
-    except msgspec.DecodeError:
-        return None  # the simulated fleet runs anything, and looks at nothing else in it
-    annotations = metadata.annotations if metadata else None
-    try:
-        return Fate((annotations or {}).get(FATE_ANNOTATION))
+        return Fate(annotations.get(FATE_ANNOTATION))
     except ValueError:
         return None
+
+
+def labels_in_template(template: bytes) -> dict[str, str]:
+    """Read the labels that a pod template gives its pods."""
+    return dict(_metadata_of(template).labels or {})

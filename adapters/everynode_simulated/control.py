@@ -126,6 +126,13 @@ class FinishPod(_PodRequest, frozen=True, tag="finish-pod"):
     """Let a pod end well."""
 
 
+class LabelPod(_PodRequest, frozen=True, tag="label-pod"):
+    """Set and remove labels of a pod."""
+
+    put: Labels = {}
+    remove: Annotated[tuple[Key, ...], msgspec.Meta(max_length=ENTRIES_PER_REQUEST_MAX)] = ()
+
+
 Request = (
     LabelNode
     | TaintNode
@@ -136,6 +143,7 @@ Request = (
     | DeletePodRequest
     | FailPod
     | FinishPod
+    | LabelPod
 )
 
 
@@ -186,6 +194,8 @@ def _execute_on_pod(fleet: SimulatedFleet, backend: str, request: _PodRequest) -
             fleet.fail_pod(key)
         case FinishPod():
             fleet.finish_pod(key)
+        case LabelPod():
+            fleet.label_pod(key, request.put, request.remove)
         case _:
             fleet.delete_pod(key, why="deleted by a request")
     pod = fleet.pod(key)

@@ -7,10 +7,8 @@ nothing of commands, the log or asyncio.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -19,49 +17,16 @@ from everynode.core.identity import derived_uid
 from everynode.core.values import NO_EXECUTE, NO_SCHEDULE, Node, Owner, Pod, PodKey, Taint
 from everynode.errors import RefusedError
 from everynode.ports import Clock
-from everynode_simulated.behaviour import Behaviour, Fate, NodeFate
+from everynode_simulated.agenda import Agenda
+from everynode_simulated.behaviour import Behaviour, Fate, NodeFate, labels_in_template
 from everynode_simulated.feed import Change, Feed
 from everynode_simulated.generator import UNSCHEDULABLE_TAINT
+from everynode_simulated.records import NodeRecord, PodRecord
 from everynode_simulated.wallclock import WallClock
 
 NOT_READY_TAINTS = tuple(
     Taint(key="node.kubernetes.io/not-ready", effect=effect) for effect in (NO_SCHEDULE, NO_EXECUTE)
 )
-
-
-class _NodeRecord:
-    """A node and what runs on it; a node that left keeps its record while pods are bound to it."""
-
-    __slots__ = ("node", "pods", "present")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.present = True
-        self.pods: dict[PodKey, _PodRecord] = {}
-
-
-class _PodRecord:
-    """A pod and what will become of it."""
-
-    __slots__ = ("fate", "home", "pod")
-
-    def __init__(self, pod: Pod, fate: Fate, home: _NodeRecord) -> None:
-        self.pod = pod
-        self.fate = fate
-        self.home = home
-
-    @property
-    def can_run(self) -> bool:
-        return self.home.present and self.home.node.ready
-
-
-@dataclass(order=True, slots=True)
-class _Due:
-    """Something that happens later; ``ticket`` keeps things that are due together in order."""
-
-    at_ms: int
-    ticket: int
-    action: Callable[[], object] = field(compare=False)
 
 
 class SimulatedFleet:
@@ -84,11 +49,11 @@ class SimulatedFleet:
         self.behaviour = behaviour or Behaviour()
         self.clock = clock or WallClock()
         self._born_ms = self.clock.now_ms()
-        self._tickets = itertools.count()
-        self._due: list[_Due] = []
+        self._pods_made = itertools.count()
+        self._agenda = Agenda(self.clock, self._wake_feeds)
         self._feeds: list[Feed] = []
-        self._nodes: dict[str, _NodeRecord] = {}
-        self._pods: dict[PodKey, _PodRecord] = {}
+        self._nodes: dict[str, NodeRecord] = {}
+        self._pods: dict[PodKey, PodRecord] = {}
         self._foreign: dict[PodKey, Pod] = {}
         self._node_indexes = -1
         for node in nodes:
@@ -103,7 +68,7 @@ class SimulatedFleet:
 
     @property
     def pods(self) -> Mapping[PodKey, Pod]:
-        """The pods that belong to DaemonSets, in the order in which they were created."""
+        """The pods that belong to DaemonSets, and orphans, in the order in which they were created."""
         return {key: record.pod for key, record in self._pods.items()}
 
     @property
@@ -117,7 +82,7 @@ class SimulatedFleet:
         return record.node if record else None
 
     def pod(self, key: PodKey) -> Pod | None:
-        """Look up a pod that belongs to a DaemonSet."""
+        """Look up a pod that belongs to a DaemonSet, or an orphan."""
         record = self._pods.get(key)
         return record.pod if record else None
 
@@ -145,21 +110,15 @@ class SimulatedFleet:
     @property
     def next_due_ms(self) -> int | None:
         """When ``advance`` will next have something to do; ``None`` if nothing is due ever."""
-        return self._due[0].at_ms if self._due else None
+        return self._agenda.next_due_ms
 
     def advance(self) -> None:
         """Let everything happen that is due by now."""
-        now_ms = self.clock.now_ms()
-        while self._due and self._due[0].at_ms <= now_ms:
-            heapq.heappop(self._due).action()
+        self._agenda.advance()
 
-    def _later(self, delay_ms: int, action: Callable[[], object]) -> None:
-        due = _Due(self.clock.now_ms() + delay_ms, next(self._tickets), action)
-        is_next = not self._due or due.at_ms < self._due[0].at_ms
-        heapq.heappush(self._due, due)
-        if is_next:
-            for feed in self._feeds:
-                feed.wake()
+    def _wake_feeds(self) -> None:
+        for feed in self._feeds:
+            feed.wake()
 
     def _say(self, change: Change) -> None:
         for feed in self._feeds:
@@ -175,7 +134,7 @@ class SimulatedFleet:
         """
         if node.name in self._nodes:
             raise RefusedError(f"node {node.name}: it is there already; delete it first")
-        record = _NodeRecord(node)
+        record = NodeRecord(node)
         self._nodes[node.name] = record
         self._say(NodeObserved(node=node))
         self._plan_fate_of(record)
@@ -252,9 +211,13 @@ class SimulatedFleet:
         record = self._record(name)
         others = tuple(taint for taint in record.node.taints if taint not in NOT_READY_TAINTS)
         taints = others if ready else (*others, *NOT_READY_TAINTS)
-        node = self._update_node(record, replace(record.node, taints=taints, ready=ready))
+        since_ms = 0 if ready else record.node.unready_since_ms or self.clock.now_ms()
+        node = replace(record.node, taints=taints, ready=ready, unready_since_ms=since_ms)
+        self._update_node(record, node)
         for pod in list(record.pods.values()):
-            if not ready:
+            if pod.pod.deleting:
+                self._plan_end_of(pod, "deleted while its node was not ready")
+            elif not ready:
                 self._update(pod, replace(pod.pod, ready=False, ready_since_ms=0))
             elif pod.pod.phase == "Pending":
                 self._plan_start_of(pod)
@@ -262,19 +225,19 @@ class SimulatedFleet:
                 self._become_ready(pod)
         return node
 
-    def _record(self, name: str) -> _NodeRecord:
+    def _record(self, name: str) -> NodeRecord:
         record = self._nodes.get(name)
         if record is None:
             raise RefusedError(f"node {name}: there is no such node")
         return record
 
-    def _update_node(self, record: _NodeRecord, node: Node) -> Node:
+    def _update_node(self, record: NodeRecord, node: Node) -> Node:
         if node != record.node:
             record.node = node
             self._say(NodeObserved(node=node))
         return node
 
-    def _plan_fate_of(self, record: _NodeRecord, visit: int = 0) -> None:
+    def _plan_fate_of(self, record: NodeRecord, visit: int = 0) -> None:
         uid = record.node.uid
         fate = self.behaviour.fate_of_node(uid)
         if fate is NodeFate.STAYS:
@@ -298,62 +261,113 @@ class SimulatedFleet:
                 return
             if fate is NodeFate.FLAPS:
                 self.set_node_ready(name, ready=False)
-                self._later(down_ms, recover)
+                self._agenda.later(down_ms, recover)
                 return
             self.remove_node(name, why=fate.value)
             if fate is NodeFate.IS_REPLACED:
-                self._later(down_ms, come_back)
+                self._agenda.later(down_ms, come_back)
 
-        self._later(up_ms, meet_fate)
+        self._agenda.later(up_ms, meet_fate)
 
     # --- pods ---------------------------------------------------------------------------------------------------------
 
     def create_pod(
-        self, key: PodKey, *, node: str, owner: Owner, revision: str, template: bytes = b""
+        self,
+        key: PodKey,
+        *,
+        node: str,
+        owner: Owner | None,
+        revision: str,
+        template: bytes = b"",
+        generation: int = 0,
+        failures: int = 0,
     ) -> Pod:
         """Make a pod on a node; it starts by itself.
+
+        Args:
+            key: Its name.
+            node: Name of the node.
+            owner: Who controls it; ``None`` makes an orphan.
+            revision: Content hash of the template.
+            template: What it is made from, as JSON; its labels and its fate are read from it.
+            generation: Kept with it, and so is ``failures``.
+            failures: See ``Pod``.
 
         Raises:
             RefusedError: The name is taken, or there is no node of that name.
         """
-        if key in self._pods or key in self._foreign:
-            raise RefusedError(f"pod {key.namespace}/{key.name}: the name is taken")
+        self._check_name(key)
         home = self._record(node)
-        now_ms = self.clock.now_ms()
-        ticket = next(self._tickets)
         pod = Pod(
             backend=key.backend,
             namespace=key.namespace,
             name=key.name,
-            uid=derived_uid("pod", *key, str(self._born_ms), str(ticket)),
+            uid=derived_uid("pod", *key, str(self._born_ms), str(next(self._pods_made))),
             node=node,
             node_uid=home.node.uid,
             owner=owner,
             revision=revision,
-            created_ms=now_ms,
+            generation=generation,
+            failures=failures,
+            created_ms=self.clock.now_ms(),
         )
-        record = _PodRecord(pod, self.behaviour.fate_of_pod(pod.uid, template), home)
-        self._pods[key] = record
-        home.pods[key] = record
-        self._say(PodObserved(pod=pod))
+        fate = self.behaviour.fate_of_pod(pod.uid, template)
+        record = PodRecord(pod, fate, home, labels_in_template(template))
+        record.pod = replace(pod, labels=record.labels_shown(owner))
+        self._pods[key] = home.pods[key] = record
+        self._say(PodObserved(pod=record.pod))
         self._plan_start_of(record)
-        return pod
+        return record.pod
 
     def delete_pod(self, key: PodKey, why: str = "deleted") -> None:
-        """Delete a pod: at once, or after the time that it takes to stop.
+        """Delete a pod: it is gone at once, or after the time that it takes to stop, once its node is ready.
 
         Raises:
             RefusedError: There is no pod of that name.
         """
         record = self._pod_record(key)
-        if record.pod.deleting:
+        pod = record.pod
+        if pod.deleting:
             return
-        stop_ms = self.behaviour.delay_ms(self.behaviour.stop_ms, "stop", record.pod.uid)
-        if stop_ms == 0 or not record.home.present:
+        if not self._stop_ms(record) and self._can_stop(record):
             self._remove(record, why)
             return
-        self._update(record, replace(record.pod, deleting=True, ready=False, ready_since_ms=0))
-        self._later(stop_ms, lambda: self._remove(record, why))
+        leaving = replace(pod, deleting=True, deleting_since_ms=self.clock.now_ms())
+        self._update(record, replace(leaving, ready=False, ready_since_ms=0))
+        self._plan_end_of(record, why)
+
+    def adopt_pod(self, key: PodKey, owner: Owner) -> Pod:
+        """Make somebody the controller of a pod, in place of whoever was.
+
+        Raises:
+            RefusedError: There is no pod of that name.
+        """
+        return self._give(self._pod_record(key), owner)
+
+    def release_pod(self, key: PodKey) -> Pod:
+        """Make an orphan of a pod.
+
+        Raises:
+            RefusedError: There is no pod of that name.
+        """
+        return self._give(self._pod_record(key), None)
+
+    def label_pod(self, key: PodKey, put: Mapping[str, str], remove: Iterable[str] = ()) -> Pod:
+        """Set and remove labels of a pod; a label that is not there need not be removed.
+
+        Raises:
+            RefusedError: There is no pod of that name.
+        """
+        record = self._pod_record(key)
+        record.labels.update(put)
+        for label in remove:
+            record.labels.pop(label, None)
+        return self._give(record, record.pod.owner)
+
+    def _give(self, record: PodRecord, owner: Owner | None) -> Pod:
+        """Say who controls a pod, with the labels that are shown then."""
+        self._update(record, replace(record.pod, owner=owner, labels=record.labels_shown(owner)))
+        return record.pod
 
     def fail_pod(self, key: PodKey) -> Pod:
         """Let a pod fail, for good.
@@ -377,25 +391,28 @@ class SimulatedFleet:
         Raises:
             RefusedError: The name is taken.
         """
-        if pod.key in self._pods or pod.key in self._foreign:
-            raise RefusedError(f"pod {pod.namespace}/{pod.name}: the name is taken")
+        self._check_name(pod.key)
         self._foreign[pod.key] = pod
 
-    def _pod_record(self, key: PodKey) -> _PodRecord:
+    def _check_name(self, key: PodKey) -> None:
+        if key in self._pods or key in self._foreign:
+            raise RefusedError(f"pod {key.namespace}/{key.name}: the name is taken")
+
+    def _pod_record(self, key: PodKey) -> PodRecord:
         record = self._pods.get(key)
         if record is None:
             raise RefusedError(f"pod {key.namespace}/{key.name}: there is no such pod")
         return record
 
-    def _is_current(self, record: _PodRecord) -> bool:
+    def _is_current(self, record: PodRecord) -> bool:
         return self._pods.get(record.pod.key) is record
 
-    def _update(self, record: _PodRecord, pod: Pod) -> None:
+    def _update(self, record: PodRecord, pod: Pod) -> None:
         if pod != record.pod:
             record.pod = pod
             self._say(PodObserved(pod=pod))
 
-    def _remove(self, record: _PodRecord, why: str) -> None:
+    def _remove(self, record: PodRecord, why: str) -> None:
         if not self._is_current(record):
             return
         pod = record.pod
@@ -414,36 +431,56 @@ class SimulatedFleet:
             )
         )
 
-    def _plan_start_of(self, record: _PodRecord) -> None:
-        delay_ms = self.behaviour.delay_ms(self.behaviour.start_ms, "start", record.pod.uid)
-        self._later(delay_ms, lambda: self._start(record))
+    def _stop_ms(self, record: PodRecord) -> int:
+        return self.behaviour.delay_ms(self.behaviour.stop_ms, "stop", record.pod.uid)
 
-    def _start(self, record: _PodRecord) -> None:
+    def _can_stop(self, record: PodRecord) -> bool:
+        """Say whether a pod that is deleted goes: there must be somebody on its node to stop it, or no node."""
+        home = record.home
+        return home.works or not home.present or self.behaviour.unready_nodes_stop_pods
+
+    def _plan_end_of(self, record: PodRecord, why: str) -> None:
+        """Let a pod that is on its way out be gone after a while; if its node cannot stop it then, when it can."""
+
+        def end() -> None:
+            if self._can_stop(record):
+                self._remove(record, why)
+
+        if not record.home.present:
+            self._remove(record, why)
+        elif self._can_stop(record):
+            self._agenda.later(self._stop_ms(record), end)
+
+    def _plan_start_of(self, record: PodRecord) -> None:
+        delay_ms = self.behaviour.delay_ms(self.behaviour.start_ms, "start", record.pod.uid)
+        self._agenda.later(delay_ms, lambda: self._start(record))
+
+    def _start(self, record: PodRecord) -> None:
         pod = record.pod
-        if not self._is_current(record) or not record.can_run or pod.phase != "Pending":
+        if not self._is_current(record) or not record.home.works or pod.phase != "Pending":
             return
         if pod.deleting:
             return
         ready_ms = self.behaviour.delay_ms(self.behaviour.ready_ms, "ready", pod.uid)
-        if ready_ms == 0 and record.fate is not Fate.HANGS:
+        if ready_ms == 0 and record.fate.gets_ready:
             now_ms = self.clock.now_ms()
             running = replace(pod, phase="Running", ready=True, ready_since_ms=now_ms)
             self._update(record, running)
         else:
             self._update(record, replace(pod, phase="Running"))
-            self._later(ready_ms, lambda: self._become_ready(record))
+            self._agenda.later(ready_ms, lambda: self._become_ready(record))
         if record.fate in {Fate.FAILS, Fate.FINISHES}:
             run_ms = self.behaviour.delay_ms(self.behaviour.run_ms, "run", pod.uid)
-            self._later(run_ms, lambda: self._end(record, record.fate))
+            self._agenda.later(run_ms, lambda: self._end(record, record.fate))
 
-    def _become_ready(self, record: _PodRecord) -> None:
+    def _become_ready(self, record: PodRecord) -> None:
         pod = record.pod
         waits = pod.phase == "Running" and not pod.ready and not pod.deleting
-        if waits and self._is_current(record) and record.can_run and record.fate is not Fate.HANGS:
+        if waits and self._is_current(record) and record.home.works and record.fate.gets_ready:
             now_ms = self.clock.now_ms()
             self._update(record, replace(pod, ready=True, ready_since_ms=now_ms))
 
-    def _end(self, record: _PodRecord, fate: Fate) -> Pod:
+    def _end(self, record: PodRecord, fate: Fate) -> Pod:
         if self._is_current(record) and not record.pod.finished:
             phase = "Failed" if fate is Fate.FAILS else "Succeeded"
             self._update(record, replace(record.pod, phase=phase, ready=False, ready_since_ms=0))

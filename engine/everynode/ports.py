@@ -167,7 +167,7 @@ class View(Protocol):
 
     @property
     def pods(self) -> Mapping[PodKey, Pod]:
-        """The backend's pods of this fleet's sets."""
+        """The backend's pods of this fleet's sets, and its orphans: pods that nobody controls."""
         ...
 
 
@@ -187,6 +187,11 @@ class Adapter(Protocol):
         First a complete list of nodes and one of pods (between ``ListBegun`` and ``ListEnded``), then changes as
         they come. After any doubt, list again. Repeats are harmless: the host publishes only differences.
 
+        Pods are those of this fleet's sets, with their owner, and orphans: pods that nobody controls, with ``owner``
+        ``None`` and their labels, if the backend can have any. A pod that changes hands is observed as it is then; the
+        host ends it where it stood before. Of a pod that is gone only ``uid`` and ``owner`` must be right: the host
+        adds what the log knows.
+
         Raises:
             UnavailableError: The backend cannot be reached; the host waits and calls this again.
         """
@@ -195,8 +200,14 @@ class Adapter(Protocol):
     async def apply(self, command: Command) -> Outcome:
         """Make it so, and say what became of it. Idempotent: a repeat is harmless and says the same.
 
-        A create whose pod exists and is ours is done; one whose name belongs to someone else is refused.
+        A create whose pod exists and is ours is done; one whose name belongs to someone else is refused. The pod is
+        observed with the create's ``revision``, ``generation`` and ``failures``.
         A delete applies only to the pod with that uid; if that one is gone, it is done.
+        An adoption makes the set the controller of the pod with that uid, if nobody is. If the set is already, it is
+        done; if somebody else is, or the pod is on its way out or gone, superseded. So it is if the backend knows
+        sets, and this one is gone or being deleted.
+        A release makes an orphan of the pod with that uid, and leaves it as it is. If it is gone, or not the set's,
+        it is done.
 
         Raises:
             UnavailableError: Nothing happened; the host tries again later.

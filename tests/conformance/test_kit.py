@@ -7,7 +7,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 from msgspec.structs import replace
 
-from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outcome_of
+from everynode.core.commands import (
+    AdoptPod,
+    Command,
+    CreatePod,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+    outcome_of,
+)
 from everynode.core.events import NodeObserved, PodGone, PodObserved
 from everynode.core.values import Owner, Pod, PodKey
 from everynode.ports import ListBegun, ListEnded, Observation, View
@@ -158,6 +166,152 @@ class ListsOnce(SimulatedAdapter):
             await observing.aclose()
 
 
+class ForgetsWhatForItMade(SimulatedAdapter):
+    """It does not keep of a pod what its create says of it."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Leave out what is kept."""
+        if isinstance(command, CreatePod):
+            command = replace(command, generation=0, failures=0)
+        return await super().apply(command)
+
+
+class HidesOrphans(Filtered):
+    """It tells of its own pods only."""
+
+    def keeps(self, observation: Observation) -> bool:
+        """Leave pods out that nobody controls."""
+        return not (isinstance(observation, PodObserved) and observation.pod.owner is None)
+
+
+class HidesLabels(SimulatedAdapter):
+    """It does not say which labels an orphan has."""
+
+    async def observe(self, known: View) -> AsyncGenerator[Observation]:
+        """Leave labels out."""
+        observing = super().observe(known)
+        try:
+            async for observation in observing:
+                if isinstance(observation, PodObserved):
+                    yield PodObserved(pod=replace(observation.pod, labels=None))
+                else:
+                    yield observation
+        finally:
+            await observing.aclose()
+
+
+class OnlySaysSo(SimulatedAdapter):
+    """It answers that a pod has changed hands, and does nothing."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Say that it is done."""
+        if isinstance(command, AdoptPod | ReleasePod):
+            return outcome_of(command, "done", pod_uid=command.pod_uid)
+        return await super().apply(command)
+
+
+class DeletesWhatItReleases(SimulatedAdapter):
+    """For it, to let go of a pod is to delete it."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Delete it."""
+        if isinstance(command, ReleasePod):
+            self._fleet.delete_pod(command.pod_key)
+            return outcome_of(command, "done")
+        return await super().apply(command)
+
+
+class TakesOrphans(SimulatedAdapter):
+    """A create takes an orphan of its name, whoever should get it."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Take it."""
+        pod = self._fleet.pod(command.pod_key)
+        if isinstance(command, CreatePod) and pod is not None and pod.owner is None:
+            owner = Owner(name=command.daemonset, uid=command.daemonset_uid)
+            self._fleet.adopt_pod(command.pod_key, owner)
+        return await super().apply(command)
+
+
+class AdoptsWhatOthersHave(SimulatedAdapter):
+    """It does not look who controls a pod before it adopts it."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Adopt it from whomever."""
+        pod = self._fleet.pod(command.pod_key)
+        if isinstance(command, AdoptPod) and pod is not None:
+            self._fleet.release_pod(command.pod_key)
+        return await super().apply(command)
+
+
+class AdoptsForeignPods(SimulatedAdapter):
+    """It believes that whatever has the name may be adopted."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Say that it was."""
+        if isinstance(command, AdoptPod) and self._fleet.is_foreign(command.pod_key):
+            return outcome_of(command, "done")
+        return await super().apply(command)
+
+
+class LooksThenAdopts(SimulatedAdapter):
+    """Between looking who controls a pod and adopting it, another call can come in."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Look, wait, adopt."""
+        if isinstance(command, AdoptPod):
+            pod = self._fleet.pod(command.pod_key)
+            await asyncio.sleep(0)
+            if pod is not None and pod.owner is None:
+                owner = Owner(name=command.daemonset, uid=command.daemonset_uid)
+                self._fleet.adopt_pod(command.pod_key, owner)
+                return outcome_of(command, "done", pod_uid=pod.uid)
+        return await super().apply(command)
+
+
+class AdoptsByName(SimulatedAdapter):
+    """It adopts whatever has the name."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Adopt the pod of that name."""
+        pod = self._fleet.pod(command.pod_key)
+        if isinstance(command, AdoptPod) and pod is not None:
+            command = replace(command, pod_uid=pod.uid)
+        return await super().apply(command)
+
+
+class ReleasesByName(SimulatedAdapter):
+    """It releases whatever has the name."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Release the pod of that name."""
+        if isinstance(command, ReleasePod) and self._fleet.pod(command.pod_key) is not None:
+            self._fleet.release_pod(command.pod_key)
+        return await super().apply(command)
+
+
+class RefusesToRepeatAdoptions(SimulatedAdapter):
+    """For it, a pod that has an owner cannot be adopted, not even by that one."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Refuse what is so already."""
+        pod = self._fleet.pod(command.pod_key)
+        if isinstance(command, AdoptPod) and pod is not None and pod.owner is not None:
+            return outcome_of(command, "superseded", "it has an owner")
+        return await super().apply(command)
+
+
+class RefusesToRepeatReleases(SimulatedAdapter):
+    """For it, a pod without an owner cannot be released."""
+
+    async def apply(self, command: Command) -> Outcome:
+        """Refuse what is so already."""
+        pod = self._fleet.pod(command.pod_key)
+        if isinstance(command, ReleasePod) and pod is not None and pod.owner is None:
+            return outcome_of(command, "superseded", "it has no owner")
+        return await super().apply(command)
+
+
 class DefectiveHarness(Harness):
     """A small simulated fleet behind a defective adapter."""
 
@@ -205,6 +359,14 @@ class DefectiveHarness(Harness):
             )
         )
 
+    async def add_orphan(
+        self, namespace: str, name: str, node: str, labels: dict[str, str]
+    ) -> None:
+        """Make one that nobody controls."""
+        key = PodKey(BACKEND, namespace, name)
+        self.fleet.create_pod(key, node=node, owner=None, revision="")
+        self.fleet.label_pod(key, labels)
+
 
 REJECTIONS = [
     (MakesUpNames, AdapterConformance.test_a_create_makes_its_pod),
@@ -221,6 +383,23 @@ REJECTIONS = [
     (ForgetsEnds, AdapterConformance.test_a_pod_that_an_outsider_removes_is_gone),
     (ListsWithoutBrackets, AdapterConformance.test_lists_come_first_nodes_before_pods),
     (ListsOnce, AdapterConformance.test_it_lists_again_when_observed_again),
+    (ForgetsWhatForItMade, AdapterConformance.test_a_created_pod_says_how_it_came_about),
+    (HidesOrphans, AdapterConformance.test_an_orphan_is_observed),
+    (HidesOrphans, AdapterConformance.test_a_released_pod_is_an_orphan),
+    (HidesLabels, AdapterConformance.test_an_orphan_is_observed),
+    (HidesLabels, AdapterConformance.test_a_released_pod_is_an_orphan),
+    (OnlySaysSo, AdapterConformance.test_an_adopted_orphan_is_the_sets),
+    (OnlySaysSo, AdapterConformance.test_a_released_pod_is_an_orphan),
+    (DeletesWhatItReleases, AdapterConformance.test_a_released_pod_is_an_orphan),
+    (TakesOrphans, AdapterConformance.test_a_create_does_not_take_an_orphan),
+    (AdoptsWhatOthersHave, AdapterConformance.test_an_adoption_does_not_take_what_another_set_has),
+    (AdoptsForeignPods, AdapterConformance.test_an_adoption_does_not_take_a_foreign_pod),
+    (LooksThenAdopts, AdapterConformance.test_one_of_two_sets_adopts_an_orphan),
+    (AdoptsByName, AdapterConformance.test_an_adoption_that_comes_too_late),
+    (ReleasesByName, AdapterConformance.test_a_release_spares_what_it_is_not_about),
+    (RefusesToRepeatAdoptions, AdapterConformance.test_releasing_and_adopting_again),
+    (RefusesToRepeatReleases, AdapterConformance.test_releasing_and_adopting_again),
+    (ForgetsEnds, AdapterConformance.test_a_released_pod_can_be_deleted),
 ]
 
 
@@ -270,10 +449,13 @@ async def test_what_a_backend_cannot_do_is_skipped() -> None:
     kit = Kit(SimulatedAdapter)
     harness = await kit.make_harness()
     harness.can_change_nodes = harness.can_remove_pods = harness.can_add_foreign_pods = False
+    harness.can_add_orphans = False
     for case in (
         kit.test_a_node_that_joins_is_observed,
         kit.test_a_pod_that_an_outsider_removes_is_gone,
         kit.test_a_create_does_not_take_a_foreign_pod,
+        kit.test_an_orphan_is_observed,
+        kit.test_an_adopted_orphan_is_the_sets,
     ):
         with pytest.raises(pytest.skip.Exception, match="the harness cannot"):
             await case(harness)

@@ -65,6 +65,14 @@ class SimulatedHarness(Harness):
         )
         self.fleet.add_foreign_pod(pod)
 
+    async def add_orphan(
+        self, namespace: str, name: str, node: str, labels: dict[str, str]
+    ) -> None:
+        """Make one that nobody controls."""
+        key = PodKey(BACKEND, namespace, name)
+        self.fleet.create_pod(key, node=node, owner=None, revision="")
+        self.fleet.label_pod(key, labels)
+
 
 class TestSimulated(AdapterConformance):
     """As it is by default."""

@@ -57,6 +57,9 @@ class Witness:
             self._known.add(pod.uid)
             self.created.append(pod)
         if pod.owner is None:
+            for (_, node), live in self._live.items():
+                if node == pod.node:
+                    live.pop(pod.uid, None)
             return
         here = self._live[pod.owner.uid, pod.node]
         if not pod.live:
@@ -111,7 +114,10 @@ class Recorder:
         for _, message in reversed(self.messages):
             if isinstance(message, PodObserved) and message.pod.key == pod.key:
                 return message.pod
-            if isinstance(message, PodGone) and message.key == pod.key:
+            if isinstance(message, PodGone) and (message.key, message.set_key) == (
+                pod.key,
+                pod.set_key,  # not what it left behind when it changed hands
+            ):
                 return None
         return None
 

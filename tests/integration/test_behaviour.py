@@ -208,13 +208,14 @@ class TestSets:
         world.assert_accounted_for()
 
     async def test_orphaned_pods_stay(self, fleet_of_five: World) -> None:
-        """L1: a set that is deleted with cascade=orphan leaves its pods, and nobody looks after them."""
+        """L1: a set that is deleted with cascade=orphan lets go of its pods, and nobody looks after them."""
         world = fleet_of_five
-        before = world.pods(SET)
+        before = [(pod.uid, pod.ready) for pod in world.pods(SET)]
         await world.delete(SET, orphan=True)
         await world.until(lambda: len(world.log.of(StatusGone)) == 1, "the status is gone")
         await world.silent()
-        assert before == world.pods(SET)
+        assert before == [(pod.uid, pod.ready) for pod in world.backend.pods.values()]
+        assert {None} == {pod.owner for pod in world.backend.pods.values()}
         assert [] == world.log.deletes()
 
     async def test_a_set_that_was_made_anew_is_another_set(self, fleet_of_five: World) -> None:

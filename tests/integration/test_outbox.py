@@ -104,3 +104,19 @@ async def test_one_message_that_the_server_does_not_take(tmp_path: Path) -> None
                 await outbox.wait_stored()
                 assert [one.payload for one in await stored(bus, 2)] == [b"1", b"2"]
                 assert (outbox.stored_count, outbox.refused_count) == (2, 1)
+
+
+async def test_what_must_come_last_does(bus: JetStreamBus) -> None:
+    """A message that replaces a waiting one comes after all that wait now, if it must; both hear where it is."""
+    outbox = Outbox(bus, SystemClock())
+    heard: list[int] = []
+    outbox.put(message(bus, "a", b"1"), heard.append)
+    outbox.put(message(bus, "b"))
+    outbox.put(message(bus, "a", b"2"), heard.append, last=True)
+    outbox.put(message(bus, "c"))
+    outbox.put(message(bus, "d"), last=True)
+    async with storing(outbox):
+        await outbox.wait_stored()
+    found = [(one.subject[-1], one.payload) for one in await stored(bus, 4)]
+    assert found == [("b", b"x"), ("a", b"2"), ("c", b"x"), ("d", b"x")]
+    assert heard == [2, 2]

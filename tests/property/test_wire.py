@@ -3,13 +3,23 @@
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from everynode.core.commands import Counts, CreatePod, Decision, DeletePod, Outcome
+from everynode.core.commands import (
+    AdoptPod,
+    Counts,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+)
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
     NodeGone,
     NodeObserved,
+    NoticeReported,
     PodGone,
     PodObserved,
     RevisionGone,
@@ -20,17 +30,21 @@ from everynode.core.events import (
 )
 from everynode.core.identity import shard_of
 from everynode.core.values import (
+    Condition,
     DaemonSet,
     Node,
     NodeKey,
+    Notice,
     Owner,
     Pod,
     Revision,
     Selector,
     SetKey,
     Status,
+    UpdateStrategy,
 )
 from everynode.errors import MalformedMessageError
+from everynode.runtime.ledger import pod_gone
 from everynode.wire import AnyMessage, Subjects, decode, decode_from, encode
 
 SUBJECTS = Subjects("prod", 16)
@@ -51,7 +65,10 @@ raws = json_documents.map(msgspec.json.encode).map(msgspec.Raw)
 owners = st.builds(Owner, name=names, uid=names)
 labels = st.dictionaries(texts, texts, max_size=3)
 SET_OF = {"namespace": names, "daemonset": names}
-nodes = st.builds(Node, backend=names, name=names, uid=names, labels=labels)
+nodes = st.builds(
+    Node, backend=names, name=names, uid=names, labels=labels, unready_since_ms=wholes
+)
+pod_owners = st.none() | owners
 pods = st.builds(
     Pod,
     revision=texts,
@@ -60,9 +77,21 @@ pods = st.builds(
     name=names,
     uid=names,
     node=names,
-    owner=owners,
+    owner=pod_owners,
+    labels=st.none() | labels,
+    generation=wholes,
+    failures=wholes,
     ready_since_ms=wholes,
     created_ms=wholes,
+    deleting_since_ms=wholes,
+)
+selectors = st.builds(Selector, match_labels=labels)
+strategies_of_updates = st.builds(
+    UpdateStrategy,
+    max_unavailable=wholes | texts,
+    partition=wholes | texts,
+    selector=st.none() | selectors,
+    progress_deadline_seconds=wholes,
 )
 daemonsets = st.builds(
     DaemonSet,
@@ -75,7 +104,9 @@ daemonsets = st.builds(
     min_ready_seconds=wholes,
     revision_history_limit=wholes,
     created_ms=wholes,
-    selector=st.builds(Selector, match_labels=labels),
+    selector=selectors,
+    update_strategy=strategies_of_updates,
+    predecessor_uid=texts,
     template=raws,
 )
 COMMAND = {
@@ -89,7 +120,19 @@ COMMAND = {
     "expires_ms": wholes,
     "attempt": wholes,
 }
-counts = st.builds(Counts, eligible=wholes, missing=wholes)
+counts = st.builds(Counts, eligible=wholes, missing=wholes, adopts=wholes, releases=wholes)
+conditions = st.builds(Condition, type=texts, reason=texts, message=texts, last_update_ms=wholes)
+statuses = st.builds(
+    Status,
+    **SET_OF,
+    daemonset_uid=names,
+    observed_generation=wholes,
+    waiting_nodes=st.dictionaries(texts, wholes, max_size=3),
+    conditions=st.lists(conditions, max_size=2).map(tuple),
+)
+notices = st.builds(
+    Notice, **SET_OF, daemonset_uid=names, reason=names, message=texts, count=st.integers(1, 9)
+)
 
 
 def messages() -> st.SearchStrategy[AnyMessage]:
@@ -99,7 +142,16 @@ def messages() -> st.SearchStrategy[AnyMessage]:
         st.builds(NodeGone, backend=names, name=names),
         st.builds(PodObserved, pod=pods),
         st.builds(
-            PodGone, backend=names, namespace=names, name=names, uid=names, node=names, owner=owners
+            PodGone,
+            backend=names,
+            namespace=names,
+            name=names,
+            uid=names,
+            node=names,
+            owner=pod_owners,
+            generation=wholes,
+            created_ms=wholes,
+            failures=wholes,
         ),
         st.builds(DaemonSetObserved, daemonset=daemonsets),
         st.builds(DaemonSetGone, namespace=names, name=names, uid=names),
@@ -129,13 +181,12 @@ def messages() -> st.SearchStrategy[AnyMessage]:
             revision=texts,
             node_uid=names,
             slot=wholes,
+            failures=wholes,
         ),
-        st.builds(DeletePod, **COMMAND, pod_uid=names),
+        *(st.builds(kind, **COMMAND, pod_uid=names) for kind in (DeletePod, AdoptPod, ReleasePod)),
         st.builds(Outcome, id=names, backend=names, **SET_OF),
-        st.builds(
-            StatusReported,
-            status=st.builds(Status, **SET_OF, daemonset_uid=names, observed_generation=wholes),
-        ),
+        st.builds(StatusReported, status=statuses),
+        st.builds(NoticeReported, notice=notices),
         st.builds(StatusGone, **SET_OF, daemonset_uid=names),
         st.builds(Tick, shard=wholes, due_ms=wholes),
     )
@@ -176,6 +227,18 @@ class TestProperties:
         )
         assert subjects.of_node(NodeKey(*first)) != subjects.of_node(NodeKey(*second))
         assert 0 <= shard_of(SetKey(*first), shards) < shards
+
+    @given(pods, st.lists(pod_owners, min_size=2, max_size=2, unique=True), st.integers(1, 64))
+    def test_who_controls_a_pod_says_where_it_stands(
+        self, pod: Pod, both: list[Owner | None], shards: int
+    ) -> None:
+        """An orphan never stands where a set's pod does, and its end stands where it did."""
+        subjects = Subjects("f", shards)
+        for owner in both:
+            there = subjects.of(PodObserved(pod=replace(pod, owner=owner)))
+            end = pod_gone(replace(pod, owner=owner), "")
+            assert there == subjects.of(end)
+            assert (owner is None) == there.startswith("everynode.f.pod.orphan.")
 
     @given(st.binary(max_size=200) | json_documents.map(msgspec.json.encode))
     def test_garbage(self, payload: bytes) -> None:

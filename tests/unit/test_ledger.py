@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from everynode import wire
-from everynode.core.events import NodeGone, NodeObserved, PodObserved
-from everynode.core.values import Node, NodeKey, Owner, Pod, PodKey
+from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
+from everynode.core.values import Node, NodeKey, Owner, Phase, Pod, PodKey
 from everynode.ports import Received
 from everynode.runtime.ledger import Fact, Ledger, Place, node_gone, pod_gone
 
@@ -22,6 +22,7 @@ POD = Pod(
     owner=Owner(name="set", uid="3"),
     revision="r",
 )
+ORPHAN = replace(POD, owner=None, labels={"app": "web"})
 PLACE = Place(NodeKey("b", "n"), "3")
 
 
@@ -71,14 +72,175 @@ class TestComparing:
         assert not ledger.differs(node_gone(NODE, ""))
         assert dict(ledger.nodes) == {}
 
+
+class TestChangingHands:
+    """A pod stands on the subject of whoever controls it; what it leaves behind elsewhere is ended."""
+
     def test_a_pod_of_another_set_under_the_same_name(self, ledger: Ledger) -> None:
         """It stands on another subject, so the one before it has to be ended on its own."""
         said(ledger, PodObserved(pod=POD))
         other = PodObserved(pod=replace(POD, uid="4", owner=Owner(name="other", uid="5")))
-        renounced = ledger.renounced_by(other)
-        assert renounced is not None
-        assert (POD.uid, POD.owner) == (renounced.uid, renounced.owner)
-        assert ledger.renounced_by(PodObserved(pod=replace(POD, uid="4"))) is None
+        assert ledger.left_behind(POD.key) == []
+        said(ledger, other)
+        (end,) = ledger.left_behind(POD.key)
+        assert (POD.uid, POD.owner) == (end.uid, end.owner)
+        said(ledger, PodObserved(pod=replace(other.pod, uid="6")))
+        assert len(ledger.left_behind(POD.key)) == 1
+
+    @pytest.mark.parametrize(("before", "after"), [(POD, ORPHAN), (ORPHAN, POD)])
+    def test_what_was_left_behind_is_ended_once(
+        self, ledger: Ledger, before: Pod, after: Pod
+    ) -> None:
+        """The tombstone on the old subject does not forget the pod under its new owner."""
+        said(ledger, PodObserved(pod=before))
+        said(ledger, PodObserved(pod=after))
+        (end,) = ledger.left_behind(POD.key)
+        assert before.owner == end.owner
+        assert ledger.differs(end)
+        said(ledger, end)
+        assert not ledger.differs(end)
+        assert ledger.left_behind(POD.key) == []
+        assert dict(ledger.pods) == {POD.key: after}
+
+    def test_what_another_host_left_behind_is_known(self, ledger: Ledger) -> None:
+        """A host that stopped between the two messages: both subjects are in STATE, the later one counts."""
+        ledger.fold(PodObserved(pod=POD), read_back(PodObserved(pod=POD), 1))
+        ledger.fold(PodObserved(pod=ORPHAN), read_back(PodObserved(pod=ORPHAN), 2))
+        assert dict(ledger.pods) == {POD.key: ORPHAN}
+        assert not ledger.differs(PodObserved(pod=ORPHAN))
+        assert [POD.owner] == [end.owner for end in ledger.left_behind(POD.key)]
+
+    def test_somebody_elses_tombstone_ends_what_was_left_behind(self, ledger: Ledger) -> None:
+        """Read back, it counts like our own."""
+        said(ledger, PodObserved(pod=POD))
+        said(ledger, PodObserved(pod=ORPHAN))
+        (end,) = ledger.left_behind(POD.key)
+        ledger.fold(end, read_back(end, 9))
+        assert ledger.left_behind(POD.key) == []
+        assert dict(ledger.pods) == {POD.key: ORPHAN}
+
+    def test_a_pod_that_comes_back_to_its_owner(self, ledger: Ledger) -> None:
+        """What it left there is its place again, and what it left in between is to be ended."""
+        for pod in (POD, ORPHAN, POD):
+            said(ledger, PodObserved(pod=pod))
+        assert [None] == [end.owner for end in ledger.left_behind(POD.key)]
+
+    def test_what_was_left_behind_counts_when_the_rest_is_gone(self, ledger: Ledger) -> None:
+        """Whoever reads STATE then believes that the pod is there, so the next list has to end it."""
+        said(ledger, PodObserved(pod=POD))
+        said(ledger, PodObserved(pod=ORPHAN))
+        said(ledger, pod_gone(ORPHAN, ""))
+        assert dict(ledger.pods) == {POD.key: POD}
+        assert ledger.left_behind(POD.key) == []
+        said(ledger, pod_gone(POD, ""))
+        assert dict(ledger.pods) == {}
+
+    def test_an_orphan_takes_no_place(self, ledger: Ledger) -> None:
+        """S1: it does not count as a pod of the set that it was of, nor of any other."""
+        said(ledger, PodObserved(pod=POD))
+        assert [POD.key] == ledger.neighbours(PLACE, "another")
+        said(ledger, PodObserved(pod=ORPHAN))
+        assert ledger.neighbours(PLACE, "another") == []
+        assert ledger.neighbours(Place(POD.node_key, ""), "another") == []
+
+    def test_an_adopted_pod_has_its_place_before_it_is_observed(self, ledger: Ledger) -> None:
+        """S1: the adapter has said that it is done; what it said of the orphan before does not free the place."""
+        observed(ledger, PodObserved(pod=ORPHAN))
+        ledger.expect(POD.key, PLACE, POD.uid)
+        assert [POD.key] == ledger.neighbours(PLACE, "another")
+        observed(ledger, PodObserved(pod=replace(ORPHAN, ready=True)))
+        assert [POD.key] == ledger.neighbours(PLACE, "another")
+        observed(ledger, PodObserved(pod=POD))
+        assert not ledger.is_awaited(POD.key)
+        assert [POD.key] == ledger.neighbours(PLACE, "another")
+
+    def test_a_pod_that_was_adopted_and_goes_is_not_awaited(self, ledger: Ledger) -> None:
+        """Its place is free, whoever had it last."""
+        observed(ledger, PodObserved(pod=ORPHAN))
+        ledger.expect(POD.key, PLACE, POD.uid)
+        observed(ledger, ledger.completed(pod_gone(POD, "")))
+        assert ledger.neighbours(PLACE, "another") == []
+
+    def test_what_is_known_already_is_not_awaited(self, ledger: Ledger) -> None:
+        """An adoption that is repeated long after has nothing to wait for."""
+        observed(ledger, PodObserved(pod=POD))
+        ledger.expect(POD.key, PLACE, POD.uid)
+        assert not ledger.is_awaited(POD.key)
+
+    def test_garbage_where_a_pod_stood_before_changes_nothing(self, ledger: Ledger) -> None:
+        """It is not said again there: it stands somewhere else."""
+        said(ledger, PodObserved(pod=POD))
+        said(ledger, PodObserved(pod=ORPHAN))
+        spoiled = Received(9, 0, SUBJECTS.of(PodObserved(pod=POD)), b"garbage")
+        assert ledger.spoil(spoiled) is None
+        assert dict(ledger.pods) == {POD.key: ORPHAN}
+
+
+class TestTombstones:
+    """A tombstone says what the log knew of the pod, whatever the adapter says."""
+
+    FULL = replace(POD, node_uid="9", generation=4, failures=2, created_ms=77, phase="Running")
+
+    def bare(self, uid: str = "2", why: str = "") -> PodGone:
+        """What an adapter may say that knows no more than who is gone."""
+        return PodGone(backend="b", namespace="ns", name="p", uid=uid, node="n", why=why)
+
+    def test_it_is_completed(self, ledger: Ledger) -> None:
+        """With owner, node, revision, generation and creation; a pod that did not end passes on no failures."""
+        said(ledger, PodObserved(pod=self.FULL))
+        gone = ledger.completed(self.bare(why="killed"))
+        assert (POD.owner, "9", "r", 4, 77) == (
+            gone.owner,
+            gone.node_uid,
+            gone.revision,
+            gone.generation,
+            gone.created_ms,
+        )
+        assert (0, "killed") == (gone.failures, gone.why)
+
+    @pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+    def test_a_pod_that_had_ended_is_one_more_of_its_row(
+        self, ledger: Ledger, phase: Phase
+    ) -> None:
+        """Whether it failed or finished, and however it was deleted then."""
+        said(ledger, PodObserved(pod=self.FULL))
+        ended = replace(self.FULL, phase=phase)
+        said(ledger, PodObserved(pod=ended))
+        said(ledger, PodObserved(pod=replace(ended, deleting=True)))
+        assert ledger.completed(self.bare()).failures == 3
+        assert ledger.end_of(ledger.pods[POD.key], "").failures == 3
+
+    def test_a_pod_that_ended_because_it_was_deleted_is_none(self, ledger: Ledger) -> None:
+        """Its containers stop, as they must, and its phase says so before it is gone."""
+        said(ledger, PodObserved(pod=replace(self.FULL, deleting=True)))
+        said(ledger, PodObserved(pod=replace(self.FULL, deleting=True, phase="Succeeded")))
+        said(ledger, PodObserved(pod=replace(self.FULL, deleting=True, phase="Failed")))
+        assert ledger.completed(self.bare()).failures == 0
+        said(ledger, ledger.completed(self.bare()))
+        said(ledger, PodObserved(pod=replace(self.FULL, deleting=True, phase="Failed")))
+        assert ledger.completed(self.bare()).failures == 3
+
+    def test_what_the_adapter_says_counts(self, ledger: Ledger) -> None:
+        """It may know better: the pod's last words need not have reached the log."""
+        said(ledger, PodObserved(pod=self.FULL))
+        gone = ledger.completed(replace(self.bare(), failures=8, revision="s", generation=5))
+        assert (8, "s", 5) == (gone.failures, gone.revision, gone.generation)
+
+    def test_it_ends_what_the_log_has(self, ledger: Ledger) -> None:
+        """With the owner that the log knows, even if the adapter has heard of another, or another pod of that name."""
+        said(ledger, PodObserved(pod=ORPHAN))
+        gone = ledger.completed(replace(self.bare(), owner=POD.owner))
+        assert gone.owner is None
+        assert ledger.differs(gone)
+        gone = ledger.completed(replace(self.bare(uid="77"), owner=POD.owner))
+        assert (None, "77", "") == (gone.owner, gone.uid, gone.revision)
+        assert ledger.differs(gone)
+
+    def test_of_the_unknown_there_is_nothing_to_add(self, ledger: Ledger) -> None:
+        """It is left as it came, and is not worth saying."""
+        bare = self.bare()
+        assert bare == ledger.completed(bare)
+        assert not ledger.differs(bare)
 
 
 class TestReadingBack:

@@ -12,6 +12,7 @@ from everynode.core.values import Node, Owner, PodKey, Taint
 from everynode.errors import ConfigurationError, RefusedError
 from everynode.ports import Adapter, Controllable, ListBegun, ListEnded, Observation
 from everynode.runtime.ledger import Ledger
+from everynode.testing import hosting
 from everynode.wire import Subjects
 from everynode_simulated import Behaviour, SimulatedAdapter, SimulatedFleet, generate_nodes
 from everynode_simulated import feed as feed_module
@@ -82,6 +83,18 @@ async def test_pods_start_while_nobody_calls(
     assert isinstance(created, PodObserved)
     assert isinstance(running, PodObserved)
     assert (created.pod.phase, running.pod.phase) == ("Pending", "Running")
+
+
+async def test_a_pod_on_its_way_out_is_not_adopted() -> None:
+    """It would be the node's pod for a moment only; its end need not be waited for."""
+    (node,) = generate_nodes(1, 1, "b")
+    fleet = SimulatedFleet([node], behaviour=Behaviour(stop_ms=(100_000, 100_000)))
+    command = hosting.create(node)
+    pod = fleet.create_pod(command.pod_key, node=node.name, owner=None, revision="r")
+    fleet.delete_pod(pod.key)
+    outcome = await SimulatedAdapter("b", fleet).apply(hosting.adopt(command, pod.uid))
+    assert (outcome.result, fleet.pods[pod.key].owner) == ("superseded", None)
+    assert "on its way out" in outcome.message
 
 
 class TestOptions:
@@ -190,6 +203,19 @@ class TestControl:
             pod = fleet.pod(key)
             assert (pod.phase if pod else None) == phase
 
+    async def test_labels_of_pods(
+        self, adapter: SimulatedAdapter, fleet: SimulatedFleet, node: str
+    ) -> None:
+        """They are set and removed, and the answer is the pod as it is now."""
+        key = PodKey("b", "ns", "p")
+        template = b'{"metadata":{"labels":{"app":"web","tier":"1"}}}'
+        fleet.create_pod(key, node=node, owner=OWNER, revision="r", template=template)
+        request: dict[str, object] = {"verb": "label-pod", "namespace": "ns", "name": "p"}
+        answer: dict[str, Any] = await adapter.control(
+            {**request, "put": {"app": "debug"}, "remove": ["tier"]}
+        )
+        assert answer["pod"]["labels"] == fleet.pods[key].labels == {"app": "debug"}
+
     @pytest.mark.parametrize(
         ("request_", "message"),
         [
@@ -208,6 +234,9 @@ class TestControl:
             ({"verb": "add-node", "count": 10_001}, "count"),
             ({"verb": "add-node", "name": "taken"}, "taken: it is there already"),
             ({"verb": "fail-pod", "namespace": "ns", "name": "none"}, "pod ns/none: there is no"),
+            ({"verb": "label-pod", "namespace": "ns", "name": "none"}, "pod ns/none: there is no"),
+            ({"verb": "label-pod", "namespace": "ns", "name": "p", "put": {"k": " "}}, "put"),
+            ({"verb": "label-pod", "namespace": "ns", "name": "p", "remove": ["-"]}, "remove"),
         ],
     )
     async def test_wrong_requests(

@@ -1,34 +1,17 @@
 """The wire format: golden bytes of each kind of message, subjects, limits, and what is refused."""
 
-import msgspec
 import pytest
+from tests.unit.golden_decisions import DECIDED
+from tests.unit.golden_observations import OBSERVED
 
 from everynode import wire
-from everynode.core.commands import Counts, CreatePod, Decision, DeletePod, Outcome, ReasonCount
 from everynode.core.events import (
-    DaemonSetGone,
-    DaemonSetObserved,
     NodeGone,
     NodeObserved,
+    NoticeReported,
     PodGone,
     PodObserved,
-    RevisionGone,
-    RevisionRecorded,
-    StatusGone,
-    StatusReported,
     Tick,
-)
-from everynode.core.values import (
-    DaemonSet,
-    Node,
-    Owner,
-    Pod,
-    Requirement,
-    Revision,
-    Selector,
-    Status,
-    Taint,
-    UpdateStrategy,
 )
 from everynode.errors import ConfigurationError, MalformedMessageError
 from everynode.wire import (
@@ -42,243 +25,7 @@ from everynode.wire import (
 )
 
 SUBJECTS = Subjects("prod", 16)
-OWNER = Owner(name="web", uid="ds-1")
-
-GOLDEN: dict[str, tuple[AnyMessage, str, bytes]] = {
-    "NodeObserved": (
-        NodeObserved(
-            node=Node(
-                backend="east",
-                name="n1.example",
-                uid="u1",
-                labels={"zone": "a"},
-                taints=(
-                    Taint(key="k", effect="NoSchedule", value="v"),
-                    Taint(key="x", effect="NoExecute"),
-                ),
-                unschedulable=True,
-                ready=False,
-            )
-        ),
-        "everynode.prod.node.east.n1%2Eexample",
-        (
-            b'{"v":1,"kind":"NodeObserved","node":{"backend":"east","name":"n1.example","uid":"u1",'
-            b'"labels":{"zone":"a"},"taints":[{"key":"k","effect":"NoSchedule","value":"v"},'
-            b'{"key":"x","effect":"NoExecute"}],"unschedulable":true,"ready":false}}'
-        ),
-    ),
-    "NodeObserved, least": (
-        NodeObserved(node=Node(backend="east", name="n1", uid="u1")),
-        "everynode.prod.node.east.n1",
-        b'{"v":1,"kind":"NodeObserved","node":{"backend":"east","name":"n1","uid":"u1"}}',
-    ),
-    "NodeGone": (
-        NodeGone(backend="east", name="n1", uid="u1", why="drained"),
-        "everynode.prod.node.east.n1",
-        b'{"v":1,"kind":"NodeGone","backend":"east","name":"n1","uid":"u1","why":"drained"}',
-    ),
-    "PodObserved": (
-        PodObserved(
-            pod=Pod(
-                backend="east",
-                namespace="default",
-                name="web-1",
-                uid="p1",
-                node="n1",
-                owner=OWNER,
-                revision="r1",
-                node_uid="u1",
-                phase="Running",
-                ready=True,
-                ready_since_ms=5,
-                created_ms=4,
-                deleting=True,
-            )
-        ),
-        "everynode.prod.pod.1.east.default.web-1",
-        (
-            b'{"v":1,"kind":"PodObserved","pod":{"backend":"east","namespace":"default","name":"web-1","uid":"p1",'
-            b'"node":"n1","owner":{"name":"web","uid":"ds-1"},"revision":"r1","nodeUid":"u1","phase":"Running",'
-            b'"ready":true,"readySinceMs":5,"createdMs":4,"deleting":true}}'
-        ),
-    ),
-    "PodGone": (
-        PodGone(
-            backend="east", namespace="default", name="web-1", uid="p1", node="n1", owner=OWNER
-        ),
-        "everynode.prod.pod.1.east.default.web-1",
-        (
-            b'{"v":1,"kind":"PodGone","backend":"east","namespace":"default","name":"web-1","uid":"p1",'
-            b'"node":"n1","owner":{"name":"web","uid":"ds-1"}}'
-        ),
-    ),
-    "DaemonSetObserved": (
-        DaemonSetObserved(
-            daemonset=DaemonSet(
-                namespace="default",
-                name="web",
-                uid="ds-1",
-                generation=2,
-                selector=Selector(
-                    match_labels={"app": "web"},
-                    match_expressions=(Requirement(key="k", operator="In", values=("a",)),),
-                ),
-                template=msgspec.Raw(b'{"spec":{}}'),
-                backend="east",
-                labels={"l": "1"},
-                annotations={"a": "2"},
-                update_strategy=UpdateStrategy(
-                    type="RollingUpdate", max_unavailable="10%", max_surge=1
-                ),
-                min_ready_seconds=3,
-                revision_history_limit=4,
-                created_ms=5,
-            )
-        ),
-        "everynode.prod.daemonset.1.default.web",
-        (
-            b'{"v":1,"kind":"DaemonSetObserved","daemonset":{"namespace":"default","name":"web","uid":"ds-1",'
-            b'"generation":2,"selector":{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"k",'
-            b'"operator":"In","values":["a"]}]},"template":{"spec":{}},"backend":"east","labels":{"l":"1"},'
-            b'"annotations":{"a":"2"},"updateStrategy":{"type":"RollingUpdate","maxUnavailable":"10%",'
-            b'"maxSurge":1},"minReadySeconds":3,"revisionHistoryLimit":4,"createdMs":5}}'
-        ),
-    ),
-    "DaemonSetGone": (
-        DaemonSetGone(namespace="default", name="web", uid="ds-1", cascade="orphan"),
-        "everynode.prod.daemonset.1.default.web",
-        b'{"v":1,"kind":"DaemonSetGone","namespace":"default","name":"web","uid":"ds-1","cascade":"orphan"}',
-    ),
-    "RevisionRecorded": (
-        RevisionRecorded(
-            revision=Revision(
-                namespace="default",
-                daemonset="web",
-                daemonset_uid="ds-1",
-                hash="r1",
-                number=1,
-                template=msgspec.Raw(b'{"spec":{}}'),
-            )
-        ),
-        "everynode.prod.revision.1.default.web.r1",
-        (
-            b'{"v":1,"kind":"RevisionRecorded","revision":{"namespace":"default","daemonset":"web",'
-            b'"daemonsetUid":"ds-1","hash":"r1","number":1,"template":{"spec":{}}}}'
-        ),
-    ),
-    "RevisionGone": (
-        RevisionGone(namespace="default", daemonset="web", hash="r1"),
-        "everynode.prod.revision.1.default.web.r1",
-        b'{"v":1,"kind":"RevisionGone","namespace":"default","daemonset":"web","hash":"r1"}',
-    ),
-    "Decision": (
-        Decision(
-            namespace="default",
-            daemonset="web",
-            daemonset_uid="ds-1",
-            generation=1,
-            revision="r1",
-            basis=9,
-            at_ms=8,
-            worker="w",
-            size=1,
-            windows={"east": 2},
-            counts=Counts(eligible=3, missing=1, creates=1),
-            reasons=(ReasonCount(reason="missing", count=1),),
-        ),
-        "everynode.prod.decision.1.default.web",
-        (
-            b'{"v":1,"kind":"Decision","namespace":"default","daemonset":"web","daemonsetUid":"ds-1",'
-            b'"generation":1,"revision":"r1","basis":9,"atMs":8,"worker":"w","size":1,"windows":{"east":2},'
-            b'"counts":{"eligible":3,"missing":1,"creates":1},"reasons":[{"reason":"missing","count":1}]}'
-        ),
-    ),
-    "CreatePod": (
-        CreatePod(
-            id="c1",
-            backend="east",
-            node="n1",
-            node_uid="u1",
-            namespace="default",
-            daemonset="web",
-            daemonset_uid="ds-1",
-            generation=1,
-            pod="web-1",
-            revision="r1",
-            expires_ms=7,
-            slot=1,
-            attempt=2,
-            reason="missing",
-        ),
-        "everynode.prod.command.east.n1.1.c1",
-        (
-            b'{"v":1,"kind":"CreatePod","id":"c1","backend":"east","node":"n1","nodeUid":"u1",'
-            b'"namespace":"default","daemonset":"web","daemonsetUid":"ds-1","generation":1,"pod":"web-1",'
-            b'"revision":"r1","expiresMs":7,"slot":1,"attempt":2,"reason":"missing"}'
-        ),
-    ),
-    "DeletePod": (
-        DeletePod(
-            id="c2",
-            backend="east",
-            node="n1",
-            namespace="default",
-            daemonset="web",
-            daemonset_uid="ds-1",
-            generation=1,
-            pod="web-1",
-            pod_uid="p1",
-            expires_ms=7,
-        ),
-        "everynode.prod.command.east.n1.1.c2",
-        (
-            b'{"v":1,"kind":"DeletePod","id":"c2","backend":"east","node":"n1","namespace":"default",'
-            b'"daemonset":"web","daemonsetUid":"ds-1","generation":1,"pod":"web-1","podUid":"p1","expiresMs":7}'
-        ),
-    ),
-    "Outcome": (
-        Outcome(
-            id="c1",
-            backend="east",
-            namespace="default",
-            daemonset="web",
-            verb="create",
-            result="done",
-            pod_uid="p1",
-        ),
-        "everynode.prod.outcome.1.c1",
-        (
-            b'{"v":1,"kind":"Outcome","id":"c1","backend":"east","namespace":"default","daemonset":"web","verb":"create",'
-            b'"result":"done","podUid":"p1"}'
-        ),
-    ),
-    "StatusReported": (
-        StatusReported(
-            status=Status(
-                namespace="default",
-                daemonset="web",
-                daemonset_uid="ds-1",
-                observed_generation=1,
-                desired_number_scheduled=3,
-            )
-        ),
-        "everynode.prod.status.1.default.web",
-        (
-            b'{"v":1,"kind":"StatusReported","status":{"namespace":"default","daemonset":"web",'
-            b'"daemonsetUid":"ds-1","observedGeneration":1,"desiredNumberScheduled":3}}'
-        ),
-    ),
-    "StatusGone": (
-        StatusGone(namespace="default", daemonset="web", daemonset_uid="ds-1"),
-        "everynode.prod.status.1.default.web",
-        b'{"v":1,"kind":"StatusGone","namespace":"default","daemonset":"web","daemonsetUid":"ds-1"}',
-    ),
-    "Tick": (
-        Tick(shard=3, due_ms=9),
-        "everynode.prod.tick.3",
-        b'{"v":1,"kind":"Tick","shard":3,"dueMs":9}',
-    ),
-}
+GOLDEN = OBSERVED | DECIDED
 
 
 class TestGolden:
@@ -322,7 +69,7 @@ class TestGolden:
             "StatusGone": "StatusReported",
         }
         assert {kind.__name__ for kind in wire.TOMBSTONES} == begins.keys()
-        for ends, began in begins.items():
+        for ends, began in (*begins.items(), ("PodGone, orphan", "PodObserved, orphan")):
             assert GOLDEN[ends][1] == GOLDEN[began][1]
             assert covers(SUBJECTS.kept(), GOLDEN[ends][1])
 
@@ -464,7 +211,11 @@ class TestSubjects:
         everything = list(range(16))
         for name, (message, subject, _) in GOLDEN.items():
             shard = message.shard if isinstance(message, Tick) else 1
-            everywhere = isinstance(message, NodeObserved | NodeGone)
+            everywhere = is_for_all(message)
+            if isinstance(message, NoticeReported):  # it is for people
+                assert not covers(SUBJECTS.followed_by_worker(everything), subject), name
+                assert not covers(SUBJECTS.followed_by_worker([1]), subject), name
+                continue
             assert covers(SUBJECTS.followed_by_worker(everything), subject), name
             assert covers(SUBJECTS.followed_by_worker([2, shard]), subject), name
             assert covers(SUBJECTS.followed_by_worker([2]), subject) == everywhere, name
@@ -474,10 +225,23 @@ class TestSubjects:
         kept = [entry for entry in GOLDEN.values() if covers(SUBJECTS.kept(), entry[1])]
         assert len(kept) >= 10
         for message, subject, _ in kept:
-            everywhere = isinstance(message, NodeObserved | NodeGone)
+            everywhere = is_for_all(message)
             assert covers(SUBJECTS.loaded_by_worker(list(range(16))), subject)
             assert covers(SUBJECTS.loaded_by_worker([1, 2]), subject)
             assert covers(SUBJECTS.loaded_by_worker([2]), subject) == everywhere
+
+
+def is_for_all(message: AnyMessage) -> bool:
+    """Whether every worker must know it, whichever shards it has: of orphans nobody knows whose they will be."""
+    match message:
+        case NodeObserved() | NodeGone():
+            return True
+        case PodObserved(pod=pod):
+            return pod.owner is None
+        case PodGone(owner=owner):
+            return owner is None
+        case _:
+            return False
 
 
 def covers(patterns: list[str], subject: str) -> bool:

@@ -2,16 +2,25 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from everynode.core.commands import BATCH_MESSAGES_MAX
+from everynode.core.commands import BATCH_MESSAGES_MAX, Result, Verb
 from everynode.core.identity import shard_of
 from everynode.core.values import SetKey
 from everynode.runtime.delivering import ACK_WAIT_MS
 from everynode.runtime.settings import LOG_MAX_AGE_SECONDS, LOG_MAX_BYTES
 from everynode.runtime.streams import BACKEND, SCHEMA, SHARD_COUNT, log_name, state_name
-from everynode.wire import KINDS, SCHEMA_VERSION, TOMBSTONES, AnyMessage, Subjects, decode_from
+from everynode.wire import (
+    KINDS,
+    ORPHANS,
+    SCHEMA_VERSION,
+    TOMBSTONES,
+    AnyMessage,
+    Subjects,
+    decode_from,
+)
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```message\n(\S+)\n(.*?)```", DOCUMENT, flags=re.DOTALL)
@@ -39,12 +48,20 @@ def test_every_subject() -> None:
     assert rows == [(kind.name, "yes" if kind.kept_in_state else "no") for kind in KINDS]
 
 
+def test_every_word_of_an_outcome() -> None:
+    """It names each verb of a command, and explains each result."""
+    assert [verb for verb in get_args(Verb) if f"`{verb}`" not in DOCUMENT] == []
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|$", DOCUMENT, flags=re.MULTILINE)
+    assert rows == list(get_args(Result))
+
+
 def test_facts() -> None:
     """Names and limits are those of the code."""
     for text in (
         f"`{log_name('<fleet>')}`",
         f"`{state_name('<fleet>')}`",
         f"| `{SCHEMA}` | the schema version of all bodies: `{SCHEMA_VERSION}` |",
+        f"`{ORPHANS}` in its place",
         f"`{SHARD_COUNT}`",
         f"`{BACKEND}<name>`",
         f"age ({LOG_MAX_AGE_SECONDS // 86_400} days) and size ({LOG_MAX_BYTES // 2**30} GiB)",

@@ -18,7 +18,15 @@ import structlog
 from msgspec.structs import replace
 
 from everynode import wire
-from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outcome_of
+from everynode.core.commands import (
+    COMMANDS,
+    AdoptPod,
+    Command,
+    CreatePod,
+    Outcome,
+    ReleasePod,
+    outcome_of,
+)
 from everynode.core.events import NodeObserved
 from everynode.core.values import SetKey
 from everynode.errors import (
@@ -169,7 +177,7 @@ class Execution:
                 reason=str(error),
             )
             return None
-        if not isinstance(command, CreatePod | DeletePod):
+        if not isinstance(command, COMMANDS):
             return None  # cannot be: nothing else has these subjects
         return _Task(delivery, command, Place(command.node_key, command.daemonset_uid))
 
@@ -261,10 +269,10 @@ class Execution:
         command = task.command
         if self._logbook.time_ms() >= command.expires_ms:
             return outcome_of(command, "superseded", "it has expired")
+        objection = await self._objection(command, task)
+        if objection:
+            return outcome_of(command, "superseded", objection)
         if isinstance(command, CreatePod):
-            objection = await self._objection(command, task)
-            if objection:
-                return outcome_of(command, "superseded", objection)
             command = replace(command, template=await self._templates.of(command))
         async with asyncio.timeout(self._limits.apply_timeout_ms / MS_PER_SECOND):
             outcome = await self._adapter.apply(command)
@@ -272,31 +280,53 @@ class Execution:
             raise InvariantError(f"the adapter answered command {command.id} with {outcome.id}")
         if outcome.result == "done" and isinstance(command, CreatePod):
             self._ledger.expect(command.pod_key, task.place, outcome.pod_uid)
+        elif outcome.result == "done" and isinstance(command, AdoptPod):
+            self._ledger.expect(command.pod_key, task.place, command.pod_uid)
         return outcome
 
-    async def _objection(self, command: CreatePod, task: _Task) -> str:
-        """Say why a create is no longer wanted; empty if it is.
+    async def _objection(self, command: Command, task: _Task) -> str:
+        """Say why a command is no longer wanted; empty if it is.
 
-        A command may be handed out late, when its pod has come and gone or its node has another one: S1 is kept here.
+        It may be handed out late, when its pod has come and gone or changed hands, or its node has another one: S1 is
+        kept here.
 
         Raises:
             UnavailableError: It is not known whether the node has a pod: a list is to say so.
         """
-        if self._ledger.has_gone_since(command.pod_key, task.delivery.received.sequence):
-            return f"pod {command.pod} has gone since this was decided"
+        match command:
+            case CreatePod():
+                if self._ledger.has_gone_since(command.pod_key, task.delivery.received.sequence):
+                    return f"pod {command.pod} has gone since this was decided"
+                return self._place_taken(command, task) or await self._node_changed(command)
+            case AdoptPod():
+                return self._place_taken(command, task)
+            case ReleasePod():
+                return ""  # a pod that is not its own is left alone by the adapter
+            case _:
+                known = self._ledger.pods.get(command.pod_key)
+                is_meant = known is not None and known.uid == command.pod_uid
+                if known is not None and is_meant and known.set_key != command.set_key:
+                    return f"pod {command.pod} has changed hands since this was decided"
+                return ""
+
+    def _place_taken(self, command: CreatePod | AdoptPod, task: _Task) -> str:
+        """Say which live pod has the place; a second one is for a create into slot 1, of another revision."""
         neighbours = self._ledger.neighbours(task.place, command.pod)
+        slot, revision = 0, None
+        if isinstance(command, CreatePod):
+            slot, revision = command.slot, command.revision
         for key in neighbours:
             if self._ledger.is_awaited(key):
                 self._doubt()
                 raise UnavailableError(f"pod {key.name} may be there, and is not observed yet")
-            revision = self._ledger.pods[key].revision
-            if len(neighbours) > command.slot or revision == command.revision:
+            if len(neighbours) > slot or self._ledger.pods[key].revision == revision:
                 return f"node {command.node} has pod {key.name} already"
+        return ""
+
+    async def _node_changed(self, command: CreatePod) -> str:
         node = self._ledger.nodes.get(command.node_key)
         uid = node.uid if node is not None else await self._uid_on_the_log(command)
-        if uid != command.node_uid:
-            return f"node {command.node} is not the node that it was"
-        return ""
+        return "" if uid == command.node_uid else f"node {command.node} is not the node that it was"
 
     async def _uid_on_the_log(self, command: CreatePod) -> str:
         """Look up a node that has not been read back yet, or is gone."""

@@ -4,6 +4,9 @@ Kept by ``runtime.host``, which publishes only what differs from it; adapters se
 of the bus: messages are handed to it. The log is read back some time after it was written, and someone else may write
 to the same subject: for each subject the message with the highest sequence counts, and as long as one of our own is on
 its way, that one does. Only where a pod may be made, nobody's word but the adapter's counts: see ``neighbours``.
+
+A pod stands on the subject of the set that controls it, or on that of orphans. One that changes hands leaves a message
+behind on the old subject, until that is ended there: see ``left_behind``.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from msgspec.structs import replace
+
 from everynode import wire
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
-from everynode.core.values import Node, NodeKey, Pod, PodKey
+from everynode.core.values import Node, NodeKey, Pod, PodKey, SetKey
 from everynode.ports import Received
 
 Key = NodeKey | PodKey
@@ -50,8 +55,10 @@ class _Places:
         self._place_of: dict[PodKey, Place] = {}
         self._pods_at: dict[Place, set[PodKey]] = {}
 
-    def put(self, pod: PodKey, place: Place) -> None:
+    def put(self, pod: PodKey, place: Place | None) -> None:
         self.drop(pod)
+        if place is None:
+            return
         self._place_of[pod] = place
         self._pods_at.setdefault(place, set()).add(pod)
 
@@ -131,6 +138,8 @@ class Ledger:
         """Subjects of what is known whose last message cannot be used: whatever is observed there differs from it."""
         self._subjects = subjects
         self._said: dict[str, _Said] = {}
+        self._left_behind: dict[PodKey, dict[SetKey | None, Pod]] = {}
+        self._stopped: set[PodKey] = set()  # ended because they were to be deleted
         self._places = _Places()
         self._awaited: dict[PodKey, Awaited] = {}
         self._awaited_places = _Places()
@@ -148,17 +157,44 @@ class Ledger:
             case NodeGone():
                 return fact.key in self.nodes
             case PodGone():
-                return fact.key in self.pods
+                return self._known_of(fact.key, fact.set_key) is not None
         return not same or (bool(self.spoiled) and self._subjects.of(fact) in self.spoiled)
 
-    def renounced_by(self, fact: Fact) -> PodGone | None:
-        """Return the end of the pod whose name one of another set now has: it stands on another subject."""
-        if not isinstance(fact, PodObserved):
-            return None
-        before = self.pods.get(fact.pod.key)
-        if before is None or before.set_key == fact.pod.set_key:
-            return None
-        return pod_gone(before, "its name belongs to a pod of another set")
+    def _known_of(self, key: PodKey, owner: SetKey | None) -> Pod | None:
+        """Return the pod of this name and owner, as it is known, or was before it changed hands."""
+        known = self.pods.get(key)
+        if known is not None and known.set_key == owner:
+            return known
+        return self._left_behind.get(key, {}).get(owner)
+
+    def left_behind(self, key: PodKey) -> list[PodGone]:
+        """Return what ends a pod where it stood before it changed hands, or its name came to be another's."""
+        known = self._left_behind.get(key, {}).values()
+        return [self.end_of(pod, "it changed hands, or another pod has its name") for pod in known]
+
+    def end_of(self, pod: Pod, why: str) -> PodGone:
+        """Make the tombstone of a pod that is known."""
+        gone = pod_gone(pod, why)
+        return replace(gone, failures=0) if pod.key in self._stopped else gone
+
+    def completed(self, gone: PodGone) -> PodGone:
+        """Add to a tombstone what is known of the pod, so that it ends what the log has and adapters need not."""
+        known = self.pods.get(gone.key)
+        if known is None:
+            return gone
+        if (
+            known.uid != gone.uid
+        ):  # whichever it was: the one that the log knows is not there either
+            return replace(gone, owner=known.owner)
+        end = self.end_of(known, gone.why)
+        return replace(
+            end,
+            node_uid=gone.node_uid or end.node_uid,
+            revision=gone.revision or end.revision,
+            generation=gone.generation or end.generation,
+            created_ms=gone.created_ms or end.created_ms,
+            failures=gone.failures or end.failures,
+        )
 
     def neighbours(self, place: Place, name: str) -> list[PodKey]:
         """Name the live pods of a set on a node, other than the one of this name, in order.
@@ -221,12 +257,11 @@ class Ledger:
         self.spoiled.discard(received.subject)
         if isinstance(fact, PodGone):
             self._gone_pods.stored(fact.key, received.sequence)
-            known = self.pods.get(fact.key)
-            if known is not None and known.set_key != fact.set_key:
-                return False  # the name went over to another set, whose pods are on another subject
         changed = self.differs(fact)
-        if changed and isinstance(fact, PodObserved | PodGone):
-            self._keep(fact.pod.key if isinstance(fact, PodObserved) else fact.key)
+        if changed and isinstance(fact, PodObserved):
+            self._keep(fact.pod.key)
+        elif isinstance(fact, PodGone) and self._stands(fact):
+            self._keep(fact.key)
         self._put(fact)
         return changed
 
@@ -255,16 +290,17 @@ class Ledger:
     # --- pods of which the adapter has not said yet whether they are there --------------------------------------------
 
     def expect(self, pod: PodKey, place: Place, uid: str = "") -> None:
-        """Note that a pod was created, until it is observed or a list ends that does not know it."""
+        """Note that a pod was created or adopted, until it is observed there or a list ends that does not know it."""
         known = self.pods.get(pod)
-        if known is None or (uid and known.uid != uid):
+        if known is None or (uid and known.uid != uid) or place_of(known) != place:
             self._await(pod, Awaited(place, uid))
 
     def _keep(self, pod: PodKey) -> None:
         """Somebody else says of a pod that it is gone, or not what it was: its place is not free for that."""
         known = self.pods.get(pod)
-        if known is not None and known.live and pod not in self._awaited:
-            self._await(pod, Awaited(place_of(known), known.uid))
+        place = None if known is None else place_of(known)
+        if known is not None and place is not None and known.live and pod not in self._awaited:
+            self._await(pod, Awaited(place, known.uid))
 
     def _await(self, pod: PodKey, awaited: Awaited) -> None:
         self._awaited[pod] = awaited
@@ -279,16 +315,21 @@ class Ledger:
         return dict(self._awaited)
 
     def witnessed(self, fact: Fact) -> None:
-        """Note that the adapter itself has said this, new or not; of an earlier pod of that name it does not count."""
+        """Note that the adapter itself has said this, new or not.
+
+        Of an earlier pod of that name it does not count, nor from before the pod was adopted.
+        """
         match fact:
             case PodObserved(pod=pod):
-                key, uid = pod.key, pod.uid
+                key, uid, place = pod.key, pod.uid, place_of(pod)
             case PodGone():
-                key, uid = fact.key, fact.uid
+                key, uid, place = fact.key, fact.uid, None
             case _:
                 return
         awaited = self._awaited.get(key)
-        if awaited is not None and awaited.uid in {"", uid}:
+        if awaited is None or awaited.uid not in {"", uid}:
+            return
+        if isinstance(fact, PodGone) or place == awaited.place:
             self._drop_awaited(key)
 
     def give_up(self, pods: Mapping[PodKey, Awaited]) -> None:
@@ -310,16 +351,48 @@ class Ledger:
             case NodeGone():
                 self.nodes.pop(fact.key, None)
             case PodObserved(pod=pod):
-                self.pods[pod.key] = pod
-                self._places.put(pod.key, place_of(pod))
+                self._put_pod(pod)
             case PodGone():
-                self.pods.pop(fact.key, None)
-                self._places.drop(fact.key)
+                self._drop_pod(fact)
+
+    def _put_pod(self, pod: Pod) -> None:
+        key, before = pod.key, self.pods.get(pod.key)
+        if before is not None and before.set_key != pod.set_key:
+            self._left_behind.setdefault(key, {})[before.set_key] = before
+        if before is None or before.uid != pod.uid or not pod.deleting:
+            self._stopped.discard(key)
+        elif pod.finished and not before.finished:
+            self._stopped.add(key)
+        self.pods[key] = pod
+        self._forget_left_behind(key, pod.set_key)
+        self._places.put(key, place_of(pod))
+
+    def _drop_pod(self, gone: PodGone) -> None:
+        key = gone.key
+        if not self._stands(gone):
+            self._forget_left_behind(key, gone.set_key)
+            return
+        self.pods.pop(key, None)
+        self._stopped.discard(key)
+        self._places.drop(key)
+        for pod in self._left_behind.pop(key, {}).values():
+            self._put_pod(pod)  # as whoever reads STATE now believes
+
+    def _stands(self, gone: PodGone) -> bool:
+        """Say whether this is about the pod as it is known now, not as it was before it changed hands."""
+        known = self.pods.get(gone.key)
+        return known is not None and known.set_key == gone.set_key
+
+    def _forget_left_behind(self, key: PodKey, owner: SetKey | None) -> None:
+        left = self._left_behind.get(key, {})
+        left.pop(owner, None)
+        if not left:
+            self._left_behind.pop(key, None)
 
 
-def place_of(pod: Pod) -> Place:
-    """Say which place a pod takes."""
-    return Place(pod.node_key, pod.owner.uid)
+def place_of(pod: Pod) -> Place | None:
+    """Say which place a pod takes; ``None`` for an orphan."""
+    return None if pod.owner is None else Place(pod.node_key, pod.owner.uid)
 
 
 def node_gone(node: Node, why: str) -> NodeGone:
@@ -328,7 +401,7 @@ def node_gone(node: Node, why: str) -> NodeGone:
 
 
 def pod_gone(pod: Pod, why: str) -> PodGone:
-    """Make a pod's tombstone."""
+    """Make a pod's tombstone; its end counts as one of a row if it had ended before it went."""
     return PodGone(
         backend=pod.backend,
         namespace=pod.namespace,
@@ -337,5 +410,9 @@ def pod_gone(pod: Pod, why: str) -> PodGone:
         node=pod.node,
         owner=pod.owner,
         node_uid=pod.node_uid,
+        revision=pod.revision,
+        generation=pod.generation,
+        created_ms=pod.created_ms,
+        failures=pod.failures + 1 if pod.finished else 0,
         why=why,
     )

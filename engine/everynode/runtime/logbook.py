@@ -15,6 +15,7 @@ import structlog
 
 from everynode import wire
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
+from everynode.core.values import PodKey
 from everynode.errors import MalformedMessageError, RefusedError
 from everynode.ports import Clock, Outgoing, Received
 from everynode.runtime.counts import HostCounts
@@ -158,16 +159,31 @@ class Logbook:
 
     def publish(self, fact: Fact) -> None:
         """Put what the adapter said on its way to the log, if it says something new."""
+        if isinstance(fact, PodGone):
+            fact = self.ledger.completed(fact)
         self._say(fact)
         self.ledger.witnessed(fact)
 
     def _say(self, fact: Fact) -> None:
-        if not self.ledger.differs(fact):
+        """Put a fact on its way if it is new; of a pod, end what the log still has of it on other subjects.
+
+        A pod is written where it stands now before it is ended where it stood, so that whoever reads the log never
+        misses it. Whatever was not ended there, because a host did not come to it, is when the pod is next heard of.
+        """
+        if isinstance(fact, PodGone):
+            self._end_left_behind(fact.key)
+        if self.ledger.differs(fact):
+            self._put(fact)
+        else:
             self._counts.suppressed += 1
-            return
-        renounced = self.ledger.renounced_by(fact)
-        if renounced is not None:
-            self._say(renounced)
+        if isinstance(fact, PodObserved):
+            self._end_left_behind(fact.pod.key)
+
+    def _end_left_behind(self, key: PodKey) -> None:
+        for end in self.ledger.left_behind(key):
+            self._put(end, last=True)
+
+    def _put(self, fact: Fact, *, last: bool = False) -> None:
         try:
             self._check_backend(fact)
             payload = wire.encode(fact)
@@ -184,7 +200,7 @@ class Logbook:
         version = self.ledger.said(fact, subject)
         self._counts.published += 1
         stored = partial(self._stored, fact, subject, version)
-        self.outbox.put(Outgoing(subject, payload, ttl_seconds), stored)
+        self.outbox.put(Outgoing(subject, payload, ttl_seconds), stored, last=last)
 
     def _check_backend(self, fact: Fact) -> None:
         match fact:

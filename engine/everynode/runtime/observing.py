@@ -20,7 +20,7 @@ from everynode.errors import UnavailableError
 from everynode.ports import Adapter, Clock, ListBegun, ListEnded, Observation
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.failures import traceback_of
-from everynode.runtime.ledger import Awaited, node_gone, pod_gone
+from everynode.runtime.ledger import Awaited, node_gone
 from everynode.runtime.listing import Listing
 from everynode.runtime.logbook import Logbook
 
@@ -208,7 +208,7 @@ class Observer:
         """Take what the list of pods did not name for gone, unless the list of nodes was not believed either."""
         known = logbook.ledger.pods
         for key in self._pods.end(known, hold=not self._nodes.complete):
-            logbook.publish(pod_gone(known[key], NOT_LISTED))
+            logbook.publish(logbook.ledger.end_of(known[key], NOT_LISTED))
         if (
             self._pods.complete
         ):  # a list that is not believed does not say either that nothing was created

@@ -64,12 +64,21 @@ class Outbox:
         """Whoever can wait, should: see ``wait_for_room``."""
         return len(self._waiting) >= self._waiting_max
 
-    def put(self, outgoing: Outgoing, stored: Stored | None = None) -> None:
-        """Take a message. One that waits on the same subject is replaced, and ``stored`` is called for both."""
+    def put(self, outgoing: Outgoing, stored: Stored | None = None, *, last: bool = False) -> None:
+        """Take a message. One that waits on the same subject is replaced, and ``stored`` is called for both.
+
+        Args:
+            outgoing: The message.
+            stored: Called once the log has it.
+            last: It must come after everything that waits now; if not, it takes the place of the one it replaces.
+        """
         waiting = self._waiting.get(outgoing.subject)
-        if waiting is None:
+        if waiting is None or last:
             self._tickets += 1
-            waiting = self._waiting[outgoing.subject] = _Waiting(outgoing, self._tickets)
+            callbacks = [] if waiting is None else waiting.stored
+            self._waiting.pop(outgoing.subject, None)
+            waiting = _Waiting(outgoing, self._tickets, callbacks)
+            self._waiting[outgoing.subject] = waiting
             self._filled.set()
         else:
             waiting.outgoing = outgoing

@@ -11,6 +11,7 @@ import abc
 import asyncio
 from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -18,13 +19,19 @@ from everynode.core.events import NodeObserved, PodGone, PodObserved
 from everynode.core.values import Node, NodeKey
 from everynode.ports import Adapter, ListBegun, ListEnded
 from everynode.testing.harness import (
+    FAILURES,
+    GENERATION,
     Harness,
     SeenPod,
     Watch,
+    adopt_command,
     apply,
+    by_another_set,
     create_command,
     delete_command,
     listed,
+    observed,
+    release_command,
     require,
     seen,
     some_nodes,
@@ -33,6 +40,7 @@ from everynode.testing.harness import (
 __all__ = ["AdapterConformance", "Harness", "SeenPod"]
 
 SIMULTANEOUS_CALLS = 8
+ORPHAN_LABELS = {"app": "conformance", "tier": "orphan"}
 
 
 @pytest.mark.asyncio
@@ -139,6 +147,14 @@ class AdapterConformance(abc.ABC):
         assert (create.revision, node.name, outcome.pod_uid) == (pod.revision, pod.node, pod.uid)
         assert pod.node_uid in {"", node.uid}
 
+    async def test_a_created_pod_says_how_it_came_about(self, harness: Harness) -> None:
+        """A created pod carries the generation and the failures of its create, for whoever lists it later."""
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        await apply(adapter, create)
+        pod = await observed(await harness.make_adapter(), create)
+        assert (pod.generation, pod.failures) == (GENERATION, FAILURES)
+
     async def test_a_repeated_create_changes_nothing(self, harness: Harness) -> None:
         """S1: a create that is carried out again is done, with the same pod."""
         adapter, (node, _) = await some_nodes(harness, 2)
@@ -230,6 +246,157 @@ class AdapterConformance(abc.ABC):
         assert second.result == "done"
         assert first.pod_uid != second.pod_uid
         assert [second.pod_uid] == [pod.uid for pod in await seen(harness, create.pod)]
+
+    # --- adopting and releasing ---------------------------------------------------------------------------------------
+
+    async def test_an_orphan_is_observed(self, harness: Harness) -> None:
+        """A pod that nobody controls is told of, without an owner and with its labels."""
+        require(harness.can_add_orphans, "add orphans")
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        await harness.add_orphan(harness.namespace, create.pod, node.name, ORPHAN_LABELS)
+        pod = await observed(adapter, create)
+        assert (None, node.name) == (pod.owner, pod.node)
+        assert pod.labels == ORPHAN_LABELS
+
+    async def test_an_adopted_orphan_is_the_sets(self, harness: Harness) -> None:
+        """An adoption is done: the same pod is observed under the set, and so it is by whoever lists it later."""
+        require(harness.can_add_orphans, "add orphans")
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        await harness.add_orphan(harness.namespace, create.pod, node.name, ORPHAN_LABELS)
+        orphan = await observed(adapter, create)
+        adopt = adopt_command(create, orphan.uid)
+        async with Watch(adapter) as watch:
+            outcome = await apply(adapter, adopt)
+            await watch.until(
+                lambda: watch.is_controlled(create.pod_key, harness.daemonset), "the adoption"
+            )
+        assert (outcome.result, outcome.id, outcome.verb) == ("done", adopt.id, "adopt")
+        pod = await observed(await harness.make_adapter(), create)
+        assert (harness.daemonset, orphan.uid) == (pod.owner, pod.uid)
+
+    async def test_a_released_pod_is_an_orphan(self, harness: Harness) -> None:
+        """A release is done: the pod is left as it is, and is told of without an owner, with its template's labels."""
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        before = await seen(harness, create.pod)
+        release = release_command(create, created.pod_uid)
+        async with Watch(adapter) as watch:
+            outcome = await apply(adapter, release)
+            await watch.until(lambda: watch.is_controlled(create.pod_key, None), "the release")
+        assert (outcome.result, outcome.id, outcome.verb) == ("done", release.id, "release")
+        assert before == await seen(harness, create.pod)
+        pod = await observed(await harness.make_adapter(), create)
+        expected = msgspec.json.decode(harness.template)["metadata"]["labels"]
+        assert (None, created.pod_uid) == (pod.owner, pod.uid)
+        assert expected.items() <= (pod.labels or {}).items()
+
+    async def test_releasing_and_adopting_again(self, harness: Harness) -> None:
+        """A pod can be released and adopted, and each of it repeated: all are done, and it stays the same pod."""
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        release = release_command(create, created.pod_uid)
+        adopt = adopt_command(create, created.pod_uid)
+        for command, owner in ((release, None), (adopt, harness.daemonset)):
+            assert (await apply(adapter, command)).result == "done"
+            assert (await apply(adapter, command)).result == "done"
+            assert (await apply(await harness.make_adapter(), command)).result == "done"
+            pod = await observed(adapter, create)
+            assert (owner, created.pod_uid) == (pod.owner, pod.uid)
+
+    async def test_a_create_does_not_take_an_orphan(self, harness: Harness) -> None:
+        """A create whose name an orphan has is refused: a set gets that by adoption alone."""
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        await apply(adapter, release_command(create, created.pod_uid))
+        outcome = await apply(adapter, create)
+        assert outcome.result == "refused"
+        assert (await observed(adapter, create)).owner is None
+
+    async def test_an_adoption_does_not_take_what_another_set_has(self, harness: Harness) -> None:
+        """An adoption of a pod that another set controls is superseded, and the pod stays what it was."""
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        adopt = by_another_set(adopt_command(create, created.pod_uid))
+        outcome = await apply(adapter, adopt)
+        assert outcome.result == "superseded"
+        assert outcome.message
+        assert harness.daemonset == (await observed(adapter, create)).owner
+
+    async def test_one_of_two_sets_adopts_an_orphan(self, harness: Harness) -> None:
+        """Of adoptions of one orphan by two sets that overlap, one is done, and the pod is that set's."""
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        await apply(adapter, release_command(create, created.pod_uid))
+        adopt = adopt_command(create, created.pod_uid)
+        adopts = [adopt, by_another_set(adopt)] * SIMULTANEOUS_CALLS
+        outcomes = await asyncio.gather(*(apply(adapter, one) for one in adopts))
+        done = {
+            one.daemonset for one, its in zip(adopts, outcomes, strict=True) if its.result == "done"
+        }
+        assert {"done", "superseded"} == {outcome.result for outcome in outcomes}
+        owner = (await observed(adapter, create)).owner
+        assert [owner.name if owner else ""] == list(done)
+
+    async def test_an_adoption_does_not_take_a_foreign_pod(self, harness: Harness) -> None:
+        """An adoption of a pod that is someone else's is superseded, and that pod is left as it was."""
+        require(harness.can_add_foreign_pods, "add foreign pods")
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        await harness.add_foreign_pod(harness.namespace, create.pod, node.name)
+        before = await seen(harness, create.pod)
+        outcome = await apply(adapter, adopt_command(create, before[0].uid or "unknown"))
+        assert outcome.result == "superseded"
+        assert outcome.message
+        assert before == await seen(harness, create.pod)
+
+    async def test_an_adoption_that_comes_too_late(self, harness: Harness) -> None:
+        """An adoption of a pod that is gone or going is superseded, also if there is another one of its name."""
+        adapter, (node, other) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        await apply(adapter, release_command(create, created.pod_uid))
+        late = adopt_command(create, "the-uid-of-its-predecessor")
+        never = adopt_command(create_command(harness, other), "no-such-uid")
+        for adopt in (late, never):
+            outcome = await apply(adapter, adopt)
+            assert outcome.result == "superseded"
+            assert outcome.message
+        assert (await observed(adapter, create)).owner is None
+        await apply(adapter, delete_command(create, created.pod_uid))
+        gone = await apply(adapter, adopt_command(create, created.pod_uid))
+        assert gone.result == "superseded"
+
+    async def test_a_release_spares_what_it_is_not_about(self, harness: Harness) -> None:
+        """A release of a pod that is gone, or is another set's, is done and changes nothing."""
+        adapter, (node, other) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        for release in (
+            release_command(create, "the-uid-of-its-predecessor"),
+            release_command(create_command(harness, other), "no-such-uid"),
+            by_another_set(release_command(create, created.pod_uid)),
+        ):
+            assert (await apply(adapter, release)).result == "done"
+        assert harness.daemonset == (await observed(adapter, create)).owner
+
+    async def test_a_released_pod_can_be_deleted(self, harness: Harness) -> None:
+        """An orphan that someone removes is gone, like any other pod."""
+        require(harness.can_remove_pods, "remove pods")
+        adapter, (node, _) = await some_nodes(harness, 2)
+        create = create_command(harness, node)
+        created = await apply(adapter, create)
+        async with Watch(adapter) as watch:
+            await apply(adapter, release_command(create, created.pod_uid))
+            await watch.until(lambda: watch.is_controlled(create.pod_key, None), "the release")
+            await harness.remove_pod(harness.namespace, create.pod)
+            await watch.until(lambda: create.pod_key not in watch.pods, "the pod's end")
 
     # --- outsiders ----------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,20 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from everynode.core.commands import Command, CreatePod, DeletePod, Outcome
+from everynode.core.commands import (
+    AdoptPod,
+    Command,
+    CreatePod,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+)
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.identity import canonical, command_id, derived_uid, pod_name, revision_hash
 from everynode.core.values import Node, NodeKey, Owner, Pod, PodKey
@@ -29,6 +37,10 @@ RETRY_MS = 250
 MS_PER_SECOND = 1_000
 NEVER_MS = 2**53
 """An expiry that does not come: expiring commands is the adapter host's business."""
+GENERATION = 3
+FAILURES = 2
+
+_OnPod = TypeVar("_OnPod", DeletePod, AdoptPod, ReleasePod)
 
 
 class SeenPod(NamedTuple):
@@ -47,6 +59,7 @@ class Harness(abc.ABC):
         can_change_nodes: ``add_node`` and ``remove_node`` work.
         can_remove_pods: ``remove_pod`` works.
         can_add_foreign_pods: ``add_foreign_pod`` works.
+        can_add_orphans: ``add_orphan`` works.
         namespace: Where the kit's pods are made.
         daemonset: The set that they belong to; a backend that checks owners needs a real one.
         template: The pod template, as JSON.
@@ -55,6 +68,7 @@ class Harness(abc.ABC):
     can_change_nodes = True
     can_remove_pods = True
     can_add_foreign_pods = True
+    can_add_orphans = True
     namespace = "default"
     daemonset = Owner(name="conformance", uid=derived_uid("conformance"))
     template: bytes = (
@@ -88,6 +102,12 @@ class Harness(abc.ABC):
 
     async def add_foreign_pod(self, namespace: str, name: str, node: str) -> None:
         """Make a pod that belongs to someone else."""
+        raise NotImplementedError
+
+    async def add_orphan(
+        self, namespace: str, name: str, node: str, labels: dict[str, str]
+    ) -> None:
+        """Make a pod that nobody controls."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -139,6 +159,10 @@ class Watch:
         """The observed live pods on a node."""
         return [pod for pod in self.pods.values() if pod.node == node.name and pod.live]
 
+    def is_controlled(self, key: PodKey, owner: Owner | None) -> bool:
+        """Say whether a pod is there, and this set controls it; or nobody, for ``None``."""
+        return key in self.pods and self.pods[key].owner == owner
+
     @property
     def _has_ended(self) -> bool:
         return self._task is not None and self._task.done()
@@ -187,9 +211,10 @@ def create_command(
         namespace=harness.namespace,
         daemonset=owner.name,
         daemonset_uid=owner.uid,
-        generation=1,
+        generation=GENERATION,
         pod=pod,
         revision=revision,
+        failures=FAILURES,
         expires_ms=NEVER_MS,
         template=msgspec.Raw(canonical(harness.template)),
     )
@@ -197,19 +222,46 @@ def create_command(
 
 def delete_command(create: CreatePod, pod_uid: str) -> DeletePod:
     """Make the command that deletes what another one created."""
-    return DeletePod(
-        id=command_id(create.daemonset_uid, 1, create.node, "delete", create.pod + pod_uid, 0),
+    return _on_pod(DeletePod, create, pod_uid)
+
+
+def adopt_command(create: CreatePod, pod_uid: str) -> AdoptPod:
+    """Make the command that has a set adopt the pod of the name and on the node of a create."""
+    return _on_pod(AdoptPod, create, pod_uid)
+
+
+def release_command(create: CreatePod, pod_uid: str) -> ReleasePod:
+    """Make the command that has a set let go of what another one created."""
+    return _on_pod(ReleasePod, create, pod_uid)
+
+
+def _on_pod(kind: type[_OnPod], create: CreatePod, pod_uid: str) -> _OnPod:
+    name = create.pod + pod_uid
+    return kind(
+        id=command_id(create.daemonset_uid, GENERATION, create.node, kind.verb, name, 0),
         backend=create.backend,
         node=create.node,
         node_uid=create.node_uid,
         namespace=create.namespace,
         daemonset=create.daemonset,
         daemonset_uid=create.daemonset_uid,
-        generation=1,
+        generation=GENERATION,
         pod=create.pod,
         pod_uid=pod_uid,
         expires_ms=NEVER_MS,
     )
+
+
+def by_another_set(command: _OnPod) -> _OnPod:
+    """Make the same command come from another set."""
+    return replace(command, daemonset="another", daemonset_uid=derived_uid("another"))
+
+
+async def observed(adapter: Adapter, command: CreatePod | AdoptPod) -> Pod:
+    """Return the pod of a command's name as an adapter lists it, or tells of it in time."""
+    async with Watch(adapter) as watch:
+        await watch.until(lambda: command.pod_key in watch.pods, f"pod {command.pod}")
+        return watch.pods[command.pod_key]
 
 
 async def apply(adapter: Adapter, command: Command) -> Outcome:

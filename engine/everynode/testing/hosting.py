@@ -10,12 +10,20 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from everynode import wire
-from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outcome_of
+from everynode.core.commands import (
+    AdoptPod,
+    Command,
+    CreatePod,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+    outcome_of,
+)
 from everynode.core.events import NodeObserved, RevisionRecorded
 from everynode.core.identity import canonical, command_id, pod_name, revision_hash
 from everynode.core.values import Node, Owner, Revision
@@ -34,6 +42,8 @@ REVISION = revision_hash(TEMPLATE)
 NEVER_MS = 2**53
 DEADLINE_S = 30
 POLL_S = 0.005
+
+_OnPod = TypeVar("_OnPod", DeletePod, AdoptPod, ReleasePod)
 
 
 class ScriptedAdapter:
@@ -157,9 +167,23 @@ def create(node: Node, *, replaces: str = "", attempt: int = 0, slot: int = 0) -
 
 def delete(command: CreatePod, uid: str) -> DeletePod:
     """Make the command that deletes what another one created."""
+    return _on_pod(DeletePod, command, uid)
+
+
+def adopt(command: CreatePod, uid: str) -> AdoptPod:
+    """Make the command that adopts the pod of the name and on the node of a create."""
+    return _on_pod(AdoptPod, command, uid)
+
+
+def release(command: CreatePod, uid: str) -> ReleasePod:
+    """Make the command that lets go of what another one created."""
+    return _on_pod(ReleasePod, command, uid)
+
+
+def _on_pod(kind: type[_OnPod], command: CreatePod, uid: str) -> _OnPod:
     node = f"{command.backend}/{command.node}"
-    return DeletePod(
-        id=command_id(OWNER.uid, 1, node, "delete", command.pod, 0),
+    return kind(
+        id=command_id(OWNER.uid, 1, node, kind.verb, command.pod, 0),
         backend=command.backend,
         node=command.node,
         namespace=NAMESPACE,

@@ -12,7 +12,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from everynode.core.identity import canonical
-from everynode.core.values import DaemonSet, Node, Selector, Taint
+from everynode.core.values import DaemonSet, Node, Requirement, Selector, Taint, UpdateStrategy
 
 KEYS = ("zone", "arch", "size", "node.kubernetes.io/not-ready")
 VALUES = ("a", "b", "1", "2", "10", "-3", "")
@@ -164,4 +164,89 @@ def plain_daemonset(name: str = "agent") -> DaemonSet:
         generation=1,
         selector=Selector(match_labels={"app": name}),
         template=msgspec.Raw(canonical(b'{"spec":{}}')),
+    )
+
+
+# Rollouts: a fleet of few nodes, and sets of which most cover most of them
+
+VERSIONS = ("v1", "v2", "v3", "v4")
+
+numbers_of_nodes: st.SearchStrategy[int | str] = st.sampled_from(
+    (0, 1, 1, 2, 3, 5, "0%", "1%", "20%", "34%", "50%", "100%")
+)
+partitions: st.SearchStrategy[int | str] = st.sampled_from((0, 0, 0, 1, 2, "50%"))
+
+rollout_selectors = st.sampled_from(
+    (
+        None,
+        None,
+        Selector(match_labels={"zone": "a"}),
+        Selector(match_expressions=(Requirement(key="zone", operator="NotIn", values=("a",)),)),
+        Selector(match_expressions=(Requirement(key="zone", operator="DoesNotExist"),)),
+    )
+)
+
+
+@st.composite
+def update_strategies(draw: st.DrawFn, *, surge: bool = False) -> UpdateStrategy:
+    """Draw how a rollout goes; with surge at times, or never."""
+    limit = draw(numbers_of_nodes)
+    surging = surge and draw(st.sampled_from((True, True, True, False)))
+    return UpdateStrategy(
+        type=draw(st.sampled_from(("RollingUpdate",) * 5 + ("OnDelete",))),
+        max_unavailable=0 if surging else limit,
+        max_surge=limit if surging else 0,
+        paused=draw(st.sampled_from((False, False, False, True))),
+        partition=draw(partitions),
+        selector=draw(rollout_selectors),
+        progress_deadline_seconds=draw(st.sampled_from((0, 60, 600))),
+        unreachable_nodes=draw(st.sampled_from(("Count", "Count", "Skip"))),
+    )
+
+
+def versioned_template(name: str, version: str, zones: tuple[str, ...] = ()) -> msgspec.Raw:
+    """Make the template of a set's pods: its labels, its image, and the zones that it is for (none: all nodes)."""
+    terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": list(zones)}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    spec: dict[str, object] = {"image": version}
+    if zones:
+        spec["affinity"] = {"nodeAffinity": required}
+    template = {"metadata": {"labels": {"app": name}}, "spec": spec}
+    return msgspec.Raw(canonical(json.dumps(template).encode()))
+
+
+@st.composite
+def rolling_daemonsets(draw: st.DrawFn, *, surge: bool = False) -> DaemonSet:
+    """Draw a set of one name in one of a few versions, so that many histories come back to an earlier one."""
+    return DaemonSet(
+        namespace="default",
+        name="agent",
+        uid="uid-agent",
+        generation=1,
+        selector=Selector(match_labels={"app": "agent"}),
+        template=versioned_template(
+            "agent",
+            draw(st.sampled_from(VERSIONS)),
+            draw(st.sampled_from(((), (), (), ("a",), ("a", "b")))),
+        ),
+        update_strategy=draw(update_strategies(surge=surge)),
+        min_ready_seconds=draw(st.sampled_from((0, 0, 30))),
+        revision_history_limit=draw(st.sampled_from((0, 1, 10))),
+    )
+
+
+@st.composite
+def rolling_nodes(draw: st.DrawFn) -> Node:
+    """Draw a node of a small fleet: most are fit for most sets; the same name may come with another uid."""
+    name = draw(st.sampled_from(NAMES))
+    backend = draw(st.sampled_from(("east", "east", "east", "west")))
+    incarnation = draw(st.sampled_from(("1", "1", "1", "1", "2")))
+    zone = draw(st.sampled_from(("a", "a", "b", "b", "c", "")))
+    effect = draw(st.sampled_from(("", "", "", "", "NoSchedule", "NoExecute")))
+    return Node(
+        backend=backend,
+        name=name,
+        uid=f"{backend}-{name}-{incarnation}",
+        labels={"zone": zone} if zone else {},
+        taints=(Taint(key="broken", effect=effect),) if effect else (),
     )

@@ -7,20 +7,33 @@ and what an adapter promises (commands are carried out once, in order, and answe
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, assert_never
 
+import msgspec
 from msgspec import structs
 
 from everynode import wire
-from everynode.core.commands import Command, CreatePod, Decision, DeletePod, Outcome, outcome_of
+from everynode.core.commands import (
+    COMMANDS,
+    AdoptPod,
+    Command,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+    outcome_of,
+)
 from everynode.core.decision import Proposal
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
     NodeGone,
     NodeObserved,
+    NoticeReported,
     PodGone,
     PodObserved,
+    RevisionRecorded,
     StatusReported,
     Tick,
 )
@@ -33,19 +46,42 @@ SHARDS = 4
 STEP_MS = 10
 
 
+class _Metadata(msgspec.Struct):
+    labels: dict[str, str] = {}
+
+
+class _Template(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+
+
 class World:
     """One fleet, seen from outside.
+
+    Args:
+        limits: What its workers allow themselves.
+        start_ready: A pod is ready as soon as it is made; if not, it is ``Pending`` until ``move_on``.
+        stop_at_once: A pod is gone as soon as it is deleted; if not, it is on its way out until ``move_on``.
 
     Attributes:
         log: Every message, in the log's order.
         kept: The last message per subject, as STATE keeps it.
         nodes, pods, sets: The truth at the backend and what is wanted.
         queue: Commands that were issued and not carried out yet.
+        hanging: Revisions whose pods are never ready.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        start_ready: bool = True,
+        stop_at_once: bool = True,
+    ) -> None:
         """Start empty, with one worker."""
         self.limits = limits or Limits()
+        self.start_ready = start_ready
+        self.stop_at_once = stop_at_once
+        self.hanging: set[str] = set()
         self.subjects = wire.Subjects("world", SHARDS)
         self.log: list[Record] = []
         self.kept: dict[str, Record] = {}
@@ -57,6 +93,7 @@ class World:
         self.refused = 0
         self._uids = 0
         self._decisions: dict[SetKey, int] = {}
+        self._template_labels: dict[str, dict[str, str]] = {}  # by revision
         self.worker = self.new_worker("first")
 
     # The log
@@ -72,6 +109,9 @@ class World:
             self.kept[subject] = record
         if isinstance(message, Decision):
             self._decisions[message.set_key] = record.sequence
+        if isinstance(message, RevisionRecorded):
+            template = msgspec.json.decode(message.revision.template, type=_Template)
+            self._template_labels[message.revision.hash] = template.metadata.labels
         return record
 
     def new_worker(self, name: str) -> WorkerMachine:
@@ -101,7 +141,7 @@ class World:
         self.write(proposal.decision)
         for message in proposal.others:
             self.write(message)
-            if isinstance(message, CreatePod | DeletePod):
+            if isinstance(message, COMMANDS):
                 self.queue.append(message)
         machine.accepted(proposal.key, len(self.log))
         return True
@@ -114,6 +154,8 @@ class World:
         self.read(machine)
         for status in machine.reports():
             self.write(StatusReported(status=status))
+        for notice in machine.notices():
+            self.write(NoticeReported(notice=notice))
         self.read(machine)
         return taken
 
@@ -134,11 +176,33 @@ class World:
         """A node leaves; its pods stay on record until they are deleted, as in Kubernetes."""
         node = self.nodes.pop(key)
         self.write(NodeGone(backend=key.backend, name=key.name, uid=node.uid))
+        for pod in self._pods_on(key):
+            if pod.deleting:
+                self.remove_pod(pod.key)
+
+    def set_node_ready(self, key: NodeKey, *, ready: bool) -> None:
+        """A node's Ready condition changes, and with it its pods': on a node that is not ready none is, or stops."""
+        node = self.nodes[key]
+        if node.ready == ready:
+            return
+        since_ms = 0 if ready else self.now_ms
+        self.put_node(structs.replace(node, ready=ready, unready_since_ms=since_ms))
+        for pod in self._pods_on(key):
+            if not ready and pod.ready:
+                self.put_pod(structs.replace(pod, ready=False, ready_since_ms=0))
+            elif ready and pod.phase == "Running":
+                self._become_ready(pod)
+
+    def _pods_on(self, key: NodeKey) -> list[Pod]:
+        return [pod for pod in self.pods.values() if pod.node_key == key]
 
     def put_pod(self, pod: Pod) -> None:
-        """A pod appears, or is changed."""
+        """A pod appears, or is changed; one with another owner than before comes to stand on another subject."""
+        known = self.pods.get(pod.key)
         self.pods[pod.key] = pod
         self.write(PodObserved(pod=pod))
+        if known is not None and known.set_key != pod.set_key:
+            self.write(_end_of(known))
 
     def change_pod(self, key: PodKey, *, phase: Phase, ready: bool) -> None:
         """A pod comes into another phase."""
@@ -146,20 +210,59 @@ class World:
         pod = structs.replace(self.pods[key], phase=phase, ready=ready, ready_since_ms=since_ms)
         self.put_pod(pod)
 
+    def label_pod(self, key: PodKey, labels: dict[str, str]) -> None:
+        """A pod is given these labels, in place of those that it had."""
+        self.put_pod(structs.replace(self.pods[key], labels=labels))
+
+    def orphan(self, key: PodKey) -> None:
+        """A pod loses its owner; its labels stay what they were."""
+        pod = self.pods[key]
+        labels = pod.labels
+        if labels is None:
+            labels = self._template_labels.get(pod.revision, {})
+        self.put_pod(structs.replace(pod, owner=None, labels=labels))
+
+    def stop_pod(self, key: PodKey) -> None:
+        """A pod is deleted: it is gone, or on its way out."""
+        pod = self.pods[key]
+        node = self.nodes.get(pod.node_key)
+        if node is None or (self.stop_at_once and node.ready):
+            self.remove_pod(key)
+        elif not pod.deleting:
+            leaving = structs.replace(pod, deleting=True, deleting_since_ms=self.now_ms)
+            self.put_pod(structs.replace(leaving, ready=False, ready_since_ms=0))
+
     def remove_pod(self, key: PodKey) -> None:
         """A pod is gone."""
-        pod = self.pods.pop(key)
-        self.write(
-            PodGone(
-                backend=pod.backend,
-                namespace=pod.namespace,
-                name=pod.name,
-                uid=pod.uid,
-                node=pod.node,
-                node_uid=pod.node_uid,
-                owner=pod.owner,
-            )
-        )
+        self.write(_end_of(self.pods.pop(key)))
+
+    def move_on(self) -> bool:
+        """What is under way on nodes that are ready comes about: pods start, get ready and are gone.
+
+        Returns:
+            Whether anything was under way.
+        """
+        moved = False
+        for pod in list(self.pods.values()):
+            node = self.nodes.get(pod.node_key)
+            if node is None or not node.ready:
+                continue
+            if pod.deleting:
+                self.remove_pod(pod.key)
+                moved = True
+            elif not pod.finished and not pod.ready:
+                moved |= self._become_ready(pod)
+        return moved
+
+    def _become_ready(self, pod: Pod) -> bool:
+        """Let a pod run, and be ready if that is its fate; says whether that changes anything."""
+        ready = pod.revision not in self.hanging and not pod.deleting
+        if pod.phase == "Running" and pod.ready == ready:
+            return False
+        self.change_pod(pod.key, phase="Running", ready=ready)
+        return True
+
+    # Commands
 
     def carry_out(self, *, works: bool = True) -> Outcome | None:
         """Carry out the oldest command, or fail to."""
@@ -171,11 +274,22 @@ class World:
         elif not works:
             outcome = outcome_of(command, "failed", "the backend would not")
         else:
-            outcome = (
-                self._create(command) if isinstance(command, CreatePod) else self._delete(command)
-            )
+            outcome = self._apply(command)
         self.write(outcome)
         return outcome
+
+    def _apply(self, command: Command) -> Outcome:
+        match command:
+            case CreatePod():
+                return self._create(command)
+            case DeletePod():
+                return self._delete(command)
+            case AdoptPod():
+                return self._adopt(command)
+            case ReleasePod():
+                return self._release(command)
+            case _:
+                assert_never(command)
 
     def _create(self, command: CreatePod) -> Outcome:
         node = self.nodes.get(command.node_key)
@@ -183,28 +297,59 @@ class World:
             return outcome_of(command, "superseded", "the node is gone")
         existing = self.pods.get(command.pod_key)
         if existing is None:
-            owner = Owner(name=command.daemonset, uid=command.daemonset_uid)
-            existing = Pod(
-                backend=command.backend,
-                namespace=command.namespace,
-                name=command.pod,
-                uid=self._uid("pod"),
-                node=command.node,
-                node_uid=command.node_uid,
-                owner=owner,
-                revision=command.revision,
-                created_ms=self.now_ms,
-                phase="Running",
-                ready=True,
-                ready_since_ms=self.now_ms,
-            )
-            self.put_pod(existing)
+            existing = self._make(command, starts=self.start_ready and node.ready)
+        elif existing.owner is None or existing.owner.uid != command.daemonset_uid:
+            return outcome_of(command, "refused", "the name belongs to someone else")
+        elif existing.deleting:
+            return outcome_of(command, "failed", "the pod before it is still stopping")
         return outcome_of(command, "done", pod_uid=existing.uid)
 
+    def _make(self, command: CreatePod, *, starts: bool) -> Pod:
+        is_ready = starts and command.revision not in self.hanging
+        pod = Pod(
+            backend=command.backend,
+            namespace=command.namespace,
+            name=command.pod,
+            uid=self._uid("pod"),
+            node=command.node,
+            node_uid=command.node_uid,
+            owner=Owner(name=command.daemonset, uid=command.daemonset_uid),
+            revision=command.revision,
+            generation=command.generation,
+            failures=command.failures,
+            created_ms=self.now_ms,
+            phase="Running" if starts else "Pending",
+            ready=is_ready,
+            ready_since_ms=self.now_ms if is_ready else 0,
+        )
+        self.put_pod(pod)
+        return pod
+
+    def _meant(self, command: DeletePod | AdoptPod | ReleasePod) -> Pod | None:
+        """Look up the very pod that a command is about."""
+        pod = self.pods.get(command.pod_key)
+        return pod if pod is not None and pod.uid == command.pod_uid else None
+
     def _delete(self, command: DeletePod) -> Outcome:
-        existing = self.pods.get(command.pod_key)
-        if existing is not None and existing.uid == command.pod_uid:
-            self.remove_pod(command.pod_key)
+        if self._meant(command) is not None:
+            self.stop_pod(command.pod_key)
+        return outcome_of(command, "done")
+
+    def _adopt(self, command: AdoptPod) -> Outcome:
+        pod = self._meant(command)
+        if pod is None or pod.deleting:
+            return outcome_of(command, "superseded", "the pod is gone, or on its way out")
+        if pod.owner is None:
+            owner = Owner(name=command.daemonset, uid=command.daemonset_uid)
+            self.put_pod(structs.replace(pod, owner=owner))
+        elif pod.owner.uid != command.daemonset_uid:
+            return outcome_of(command, "superseded", f"{pod.owner.name} controls the pod")
+        return outcome_of(command, "done", pod_uid=pod.uid)
+
+    def _release(self, command: ReleasePod) -> Outcome:
+        pod = self._meant(command)
+        if pod is not None and pod.owner is not None and pod.owner.uid == command.daemonset_uid:
+            self.orphan(pod.key)
         return outcome_of(command, "done")
 
     # People
@@ -243,16 +388,28 @@ class World:
             worked = bool(self.queue)
             while self.queue:
                 self.carry_out()
+            worked |= self.move_on()
             self.read(self.worker)
             due = self.worker.due()
             if not taken and not worked and not self.worker.fleet.dirty:
-                if due is None or not self._waits():
+                if due is None:
                     return number
                 self.now_ms = max(self.now_ms, due.time_ms)
                 self.write(Tick(shard=self.worker.shard(due.set_key), due_ms=due.time_ms))
         raise AssertionError(f"no rest after {rounds_max} rounds")
 
-    def _waits(self) -> bool:
-        """Say whether some node is left alone for a while, so that time must pass."""
-        sets = self.worker.fleet.sets.values()
-        return any(state.pending or state.cooling_nodes for state in sets)
+
+def _end_of(pod: Pod) -> PodGone:
+    return PodGone(
+        backend=pod.backend,
+        namespace=pod.namespace,
+        name=pod.name,
+        uid=pod.uid,
+        node=pod.node,
+        node_uid=pod.node_uid,
+        owner=pod.owner,
+        revision=pod.revision,
+        generation=pod.generation,
+        created_ms=pod.created_ms,
+        failures=pod.failures + 1 if pod.finished else 0,
+    )

@@ -9,15 +9,26 @@ The adapter host finds the class by its entry point and runs it; docs/adapters.m
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from everynode.core.commands import Command, CreatePod, DeletePod, Outcome, outcome_of
+from everynode.core.commands import (
+    AdoptPod,
+    Command,
+    CreatePod,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+    outcome_of,
+)
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.values import Node, Owner, Pod, PodKey
 from everynode.errors import ConfigurationError, UnavailableError
@@ -31,6 +42,18 @@ class NodeFile(msgspec.Struct):
 
     uid: str
     labels: dict[str, str] = {}
+
+
+class Metadata(msgspec.Struct):
+    """What of a pod template's metadata is kept with a pod."""
+
+    labels: dict[str, str] = {}
+
+
+class Template(msgspec.Struct):
+    """What of a pod template is read."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
 
 
 Seen = tuple[dict[str, Node], dict[PodKey, Pod]]
@@ -49,6 +72,7 @@ class DirectoryAdapter:
         self.backend = backend
         self._nodes = path / "nodes"
         self._pods = path / "pods"
+        self._lock = path / "lock"
         for directory in (self._nodes, self._pods):
             directory.mkdir(parents=True, exist_ok=True)
         write_once(path / "identity", secrets.token_hex(8).encode())
@@ -90,16 +114,26 @@ class DirectoryAdapter:
             nodes, pods = nodes_now, pods_now
 
     async def apply(self, command: Command) -> Outcome:
-        """Write or remove a file, unless it is so already."""
-        if isinstance(command, CreatePod):
-            return await asyncio.to_thread(self._create, command)
-        return await asyncio.to_thread(self._delete, command)
+        """Write, change or remove a file, unless it is so already."""
+        return await asyncio.to_thread(self._carry_out, command)
+
+    def _carry_out(self, command: Command) -> Outcome:
+        match command:
+            case CreatePod():
+                return self._create(command)
+            case DeletePod():
+                return self._delete(command)
+            case AdoptPod():
+                return self._adopt(command)
+            case ReleasePod():
+                return self._release(command)
 
     def _create(self, command: CreatePod) -> Outcome:
         node = self._read_node(self._nodes / command.node)
         if node is None or node.uid != command.node_uid:
             return outcome_of(command, "refused", f"node {command.node} is not there")
         now_ms = time.time_ns() // 1_000_000
+        template = msgspec.json.decode(command.template or b"{}", type=Template)
         pod = Pod(
             backend=self.backend,
             namespace=command.namespace,
@@ -109,6 +143,9 @@ class DirectoryAdapter:
             node_uid=command.node_uid,
             owner=Owner(name=command.daemonset, uid=command.daemonset_uid),
             revision=command.revision,
+            labels=template.metadata.labels,
+            generation=command.generation,
+            failures=command.failures,
             phase="Running",
             ready=True,
             ready_since_ms=now_ms,
@@ -125,10 +162,40 @@ class DirectoryAdapter:
 
     def _delete(self, command: DeletePod) -> Outcome:
         path = self._path(command)
-        pod = self._read_pod(path)
-        if pod is not None and pod.uid == command.pod_uid:
-            path.unlink(missing_ok=True)
+        with self._locked():
+            pod = self._read_pod(path)
+            if pod is not None and pod.uid == command.pod_uid:
+                path.unlink(missing_ok=True)
         return outcome_of(command, "done")
+
+    def _adopt(self, command: AdoptPod) -> Outcome:
+        path = self._path(command)
+        owner = Owner(name=command.daemonset, uid=command.daemonset_uid)
+        with self._locked():
+            pod = self._read_pod(path)
+            if pod is None or pod.uid != command.pod_uid:
+                return outcome_of(command, "superseded", f"{path} is not there, or not ours")
+            if pod.owner is None:
+                write_anew(path, msgspec.json.encode(replace(pod, owner=owner)))
+            elif pod.owner.uid != owner.uid:
+                return outcome_of(command, "superseded", f"{path} is {pod.owner.name}'s")
+        return outcome_of(command, "done", pod_uid=pod.uid)
+
+    def _release(self, command: ReleasePod) -> Outcome:
+        path = self._path(command)
+        with self._locked():
+            pod = self._read_pod(path)
+            is_meant = pod is not None and pod.uid == command.pod_uid
+            if pod and is_meant and pod.owner and pod.owner.uid == command.daemonset_uid:
+                write_anew(path, msgspec.json.encode(replace(pod, owner=None)))
+        return outcome_of(command, "done")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep others who go by this lock from changing pods: between reading one and writing it nothing happens."""
+        with self._lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _path(self, command: Command) -> Path:
         return self._pods / command.namespace / command.pod
@@ -170,6 +237,13 @@ def write_once(path: Path, content: bytes) -> None:
         pass
     finally:
         draft.unlink()
+
+
+def write_anew(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, in place of the one of that name."""
+    draft = path.parent / f".{secrets.token_hex(8)}"
+    draft.write_bytes(content)
+    draft.replace(path)
 
 
 def differences(before: Seen, now: Seen) -> list[Observation]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from everynode_directory import DirectoryAdapter  # type: ignore[import-not-found]  # installed by the test
 
+from everynode.core.values import Pod
 from everynode.ports import Adapter
 from everynode.testing.conformance import AdapterConformance, Harness, SeenPod
 
@@ -65,6 +66,22 @@ class DirectoryHarness(Harness):
         path = self.path / "pods" / namespace / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(msgspec.json.encode({"node": node}))
+
+    async def add_orphan(
+        self, namespace: str, name: str, node: str, labels: dict[str, str]
+    ) -> None:
+        """Write a pod without an owner."""
+        pod = Pod(
+            backend="directory",
+            namespace=namespace,
+            name=name,
+            uid=uuid.uuid4().hex,
+            node=node,
+            labels=labels,
+        )
+        path = self.path / "pods" / namespace / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(msgspec.json.encode(pod))
 
     async def close(self) -> None:
         """Remove the directory."""

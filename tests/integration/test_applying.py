@@ -160,23 +160,23 @@ class TestApply:
         first = await apply(bus, SET)
         await delete(bus, SET.key, "orphan")
         planned = await apply(bus, SET, dry_run=True)
-        assert planned.daemonset.predecessor_uid == first.daemonset.uid
+        assert planned.daemonset.predecessor_uids == (first.daemonset.uid,)
         second = await apply(bus, SET)
-        assert second.daemonset.predecessor_uid == first.daemonset.uid
+        assert second.daemonset.predecessor_uids == (first.daemonset.uid,)
         assert (await apply(bus, SET)).action == "unchanged"
         changed = await apply(bus, structs.replace(SET, min_ready_seconds=5))
-        assert changed.daemonset.predecessor_uid == first.daemonset.uid
+        assert changed.daemonset.predecessor_uids == (first.daemonset.uid,)
         amended = await amend(bus, SET.key, lambda it: structs.replace(it, min_ready_seconds=6))
-        assert amended.daemonset.predecessor_uid == first.daemonset.uid
+        assert amended.daemonset.predecessor_uids == (first.daemonset.uid,)
         await delete(bus, SET.key)
-        assert (await apply(bus, SET)).daemonset.predecessor_uid == ""
+        assert (await apply(bus, SET)).daemonset.predecessor_uids == ()
 
     async def test_predecessor_behind_garbage(self, bus: JetStreamBus) -> None:
         """Garbage after the tombstone does not hide whose pods were left (S8)."""
         first = await apply(bus, SET)
         await delete(bus, SET.key, "orphan")
         await bus.publish([Outgoing(bus.subjects.of_set("daemonset", SET.key), b"garbage")])
-        assert (await apply(bus, SET)).daemonset.predecessor_uid == first.daemonset.uid
+        assert (await apply(bus, SET)).daemonset.predecessor_uids == (first.daemonset.uid,)
 
     async def test_outside_the_spec(self, bus: JetStreamBus) -> None:
         """Applying does not end a deletion that has begun in the backend, nor count it as a change."""

@@ -106,7 +106,7 @@ daemonsets = st.builds(
     created_ms=wholes,
     selector=selectors,
     update_strategy=strategies_of_updates,
-    predecessor_uid=texts,
+    predecessor_uids=st.lists(names, max_size=3).map(tuple),
     template=raws,
 )
 COMMAND = {

@@ -232,7 +232,7 @@ OBSERVED: dict[str, tuple[AnyMessage, str, bytes]] = {
                     unreachable_nodes="Skip",
                 ),
                 deleting=True,
-                predecessor_uid="ds-1",
+                predecessor_uids=("ds-1",),
             )
         ),
         "everynode.prod.daemonset.1.default.web",
@@ -240,7 +240,7 @@ OBSERVED: dict[str, tuple[AnyMessage, str, bytes]] = {
             b'{"v":1,"kind":"DaemonSetObserved","daemonset":{"namespace":"default","name":"web","uid":"ds-2",'
             b'"generation":1,"selector":{"matchLabels":{"app":"web"}},"template":{"spec":{}},"updateStrategy":'
             b'{"type":"RollingUpdate","paused":true,"partition":"20%","selector":{"matchLabels":{"zone":"a"}},'
-            b'"progressDeadlineSeconds":60,"unreachableNodes":"Skip"},"deleting":true,"predecessorUid":"ds-1"}}'
+            b'"progressDeadlineSeconds":60,"unreachableNodes":"Skip"},"deleting":true,"predecessorUids":["ds-1"]}}'
         ),
     ),
     "DaemonSetGone": (

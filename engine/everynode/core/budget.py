@@ -13,7 +13,7 @@ from typing import NamedTuple
 from everynode.core.values import ROLLING_UPDATE, DaemonSet, UpdateStrategy
 from everynode.errors import InvalidObjectError, Problem
 
-_PERCENT = re.compile(r"0*(100|[0-9]{1,2})%")
+_PERCENT = re.compile(r"0{0,2}(100|[0-9]{1,2})%")
 
 
 class Budget(NamedTuple):

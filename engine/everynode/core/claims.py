@@ -101,7 +101,7 @@ def _disowned(state: SetState, pod: Pod, node: Node | None) -> str:
     if daemonset is None:
         return SET_ORPHANED if state.orphaned else SET_DELETED
     if owner is None or owner.uid != daemonset.uid:
-        of_predecessor = owner is not None and owner.uid == daemonset.predecessor_uid
+        of_predecessor = owner is not None and owner.uid in daemonset.predecessor_uids
         return PREDECESSOR_ORPHANED if of_predecessor else OWNER_REPLACED
     if node is None or pod.node_uid not in {"", node.uid}:
         return NODE_GONE
@@ -121,7 +121,10 @@ def _stands_in_the_way(state: SetState, pod: Pod) -> bool:
 
 def _surplus(state: SetState, ours: list[Pod], now_ms: int) -> list[Unwanted]:
     staying = [pod for pod in ours if not pod.deleting]
-    live = [pod for pod in staying if pod.live]
+    # What serves stays, whatever else speaks for the others: a surplus is no reason to be without.
+    live = sorted(
+        (pod for pod in staying if pod.live), key=lambda pod: state.available_ms(pod) > now_ms
+    )
     surplus = [
         Unwanted(pod, POD_FAILED if pod.phase == "Failed" else POD_SUCCEEDED)
         for pod in staying

@@ -32,6 +32,7 @@ ROLLOUT_COMPLETE = "RolloutComplete"
 ROLLOUT_HELD = "RolloutHeld"
 ROLLOUT_PAUSED = "RolloutPaused"
 PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+_UNDER_WAY = frozenset({ROLLOUT_PROGRESSING, PROGRESS_DEADLINE_EXCEEDED})
 AS_EXPECTED = "AsExpected"
 PODS_FAILING = "PodsFailing"
 COMMANDS_FAILING = "CommandsFailing"
@@ -42,7 +43,8 @@ class Outlook(NamedTuple):
 
     Attributes:
         undone: Nodes that count and have no available pod of the wanted revision.
-        ended: Nodes whose pod has ended, and the next one waits.
+        outdated: Nodes that count and have a pod of another revision.
+        ended: Nodes on which pods end, one after the other.
         failing: Nodes for which commands have failed lately.
         now_ms: Log time.
     """
@@ -50,6 +52,7 @@ class Outlook(NamedTuple):
     strategy: UpdateStrategy
     rollout: Rollout
     undone: int
+    outdated: int
     ended: int
     failing: int
     now_ms: int
@@ -69,15 +72,15 @@ def conditions(status: Status, previous: Status | None, outlook: Outlook) -> Sta
         previous: What was reported before of the same set; ``None`` if nothing was.
         outlook: What else is to be known.
     """
-    moved = previous is None or _has_moved(status, previous)
-    moved_ms = outlook.now_ms
     before = None if previous is None else previous.condition(PROGRESSING)
-    if not moved and before is not None:
-        moved_ms = before.last_update_ms
-    progressing = _progressing(status, outlook, moved_ms)
-    if before is not None and before.reason == ROLLOUT_PAUSED != progressing.reason:
-        moved_ms = outlook.now_ms  # the time for which it was paused does not count
-        progressing = _progressing(status, outlook, moved_ms)
+    moved = previous is None or _has_moved(status, previous)
+    # The time for which it was paused, held or complete does not count.
+    under_way = before is not None and before.reason in _UNDER_WAY
+    since_ms = before.last_update_ms if before and under_way and not moved else outlook.now_ms
+    complete = _stays_complete(status, previous, outlook)
+    progressing = complete or _progressing(status, outlook, since_ms)
+    if before is not None and not moved and before.reason == progressing.reason:
+        since_ms = before.last_update_ms
     said = (
         (AVAILABLE, _available(status, outlook)),
         (DEGRADED, _degraded(outlook, progressing)),
@@ -85,10 +88,20 @@ def conditions(status: Status, previous: Status | None, outlook: Outlook) -> Sta
     )
     found = tuple(_condition(kind, item, previous, outlook.now_ms) for kind, item in said)
     dated = tuple(
-        structs.replace(item, last_update_ms=moved_ms) if item.type == PROGRESSING else item
+        structs.replace(item, last_update_ms=since_ms) if item.type == PROGRESSING else item
         for item in found
     )
     return structs.replace(status, conditions=dated)
+
+
+def _stays_complete(status: Status, previous: Status | None, outlook: Outlook) -> _Said | None:
+    """Say again that a rollout is complete, as long as no node needs it anew: a pod that fails is another matter."""
+    before = None if previous is None else previous.condition(PROGRESSING)
+    if previous is None or before is None or before.reason != ROLLOUT_COMPLETE:
+        return None
+    if outlook.outdated or previous.revision != status.revision:
+        return None
+    return _Said("True", ROLLOUT_COMPLETE, before.message)
 
 
 def _has_moved(status: Status, previous: Status) -> bool:
@@ -135,7 +148,7 @@ def _degraded(outlook: Outlook, progressing: _Said) -> _Said:
     if progressing.reason == PROGRESS_DEADLINE_EXCEEDED:
         return _Said("True", PROGRESS_DEADLINE_EXCEEDED, progressing.message)
     if outlook.ended:
-        text = f"on {outlook.ended} nodes the pod has ended, and the next one waits for a while"
+        text = f"on {outlook.ended} nodes pods end, and the next one waits longer each time"
         return _Said("True", PODS_FAILING, text)
     if outlook.failing:
         text = f"for {outlook.failing} nodes commands have failed and are tried again"

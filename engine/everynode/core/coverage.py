@@ -39,6 +39,8 @@ _FACTS = (
     "leaving",
     "ending",
     "ended",
+    "failing",
+    "troubled",
     "blamed",
 )
 
@@ -61,9 +63,11 @@ class Coverage:
         serving: Nodes with a live pod that is available.
         replaced: Nodes with a live and available pod of the wanted revision.
         coming: Nodes with a pending create of the wanted revision.
-        leaving: Nodes with a pending delete.
+        leaving: Nodes with a pending delete, or one that is said to be done and has shown no effect.
         ending: Nodes with a pod that is on its way out.
         ended: Nodes with a pod that has ended and is left as it is for a while.
+        failing: Nodes without an available pod on which pods of this generation end, one after the other.
+        troubled: Nodes for which commands of this generation have failed lately.
         blamed: Nodes that were not yet lost when the set began to change something there; see ``rollout``.
         missing: Nodes that should have a pod, have none, and are not being worked on.
         surplus: Nodes with pods that must go, and that are not being worked on.
@@ -82,7 +86,8 @@ class Coverage:
         self.current, self.outdated = BitMap(), BitMap()
         self.serving, self.replaced = BitMap(), BitMap()
         self.coming, self.leaving = BitMap(), BitMap()
-        self.ending, self.ended, self.blamed = BitMap(), BitMap(), BitMap()
+        self.ending, self.ended, self.failing = BitMap(), BitMap(), BitMap()
+        self.troubled, self.blamed = BitMap(), BitMap()
         self.missing, self.surplus = BitMap(), BitMap()
         self.stranded: set[NodeKey] = set()
         self.creates_backlogs: defaultdict[str, Backlog] = defaultdict(Backlog)
@@ -205,6 +210,8 @@ class Coverage:
         new = [pod for pod in live if pod.revision == state.revision]
         pending = [state.pending[name].command for name in state.pending_on.get(node.key, ())]
         creates = [command for command in pending if isinstance(command, CreatePod)]
+        failures = [state.failures[name].pending for name in state.failures_on.get(node.key, ())]
+        unseen = [failure.command for failure in failures if failure.done]
         cooling = state.failure_on(node.key)
 
         def is_available(pod: Pod) -> bool:
@@ -226,9 +233,11 @@ class Coverage:
             "serving": any(map(is_available, live)),
             "replaced": any(map(is_available, new)),
             "coming": any(command.revision == state.revision for command in creates),
-            "leaving": any(command.verb == "delete" for command in pending),
+            "leaving": any(command.verb == "delete" for command in (*pending, *unseen)),
             "ending": any(pod.deleting for pod in counted),
             "ended": any(pod.finished for pod in counted),
+            "failing": state.failing_on(node.key) and not any(map(is_available, live)),
+            "troubled": cooling is not None,
             "blamed": any(_began_before(node, state, pod) for pod in claims.pods),
         }
 

@@ -40,6 +40,7 @@ from everynode.core.eligibility import verdict
 from everynode.core.events import RevisionGone, RevisionRecorded, StatusGone
 from everynode.core.identity import command_id, pod_name
 from everynode.core.index import EMPTY
+from everynode.core.lately import failures_before, replaced_uid
 from everynode.core.revisions import REVISIONS_REMOVED_MAX, to_forget, to_record
 from everynode.core.rollout import NewPods, next_step, rollout_of
 from everynode.core.setstate import SetState
@@ -89,7 +90,7 @@ def propose(fleet: FleetState, key: SetKey, worker: str) -> Proposal | None:
         return _propose_for_deleted(fleet, state, worker)
     if left_alone(state.daemonset):
         return None
-    step = next_step(state, fleet.index, fleet.limits.changes_max)
+    step = next_step(state, fleet.index, _open_backends(fleet, state), fleet.limits.changes_max)
     creates = _creates(fleet, state, step.add_on)
     changes = _changes(fleet, state, step.take_down)
     record = to_record(state, fleet.now_ms)
@@ -102,6 +103,24 @@ def propose(fleet: FleetState, key: SetKey, worker: str) -> Proposal | None:
     commands = sorted((*creates, *changes), key=_command_order)
     others = (*records, *commands)
     return Proposal(key, state.fence, _decision(fleet, state, worker, others), others)
+
+
+def _open_backends(fleet: FleetState, state: SetState) -> BitMap:
+    """Return the nodes of those backends that take another command of the kind that the rollout begins with.
+
+    Else one that gives no answer would hold up the others although the budget is not used up.
+    """
+    limit = fleet.limits.changes_max
+    if state.surges:
+        windows = _windows(fleet, state)
+        pending = {backend: state.creates_pending[backend, state.uid] for backend in windows}
+    else:
+        windows = dict.fromkeys(fleet.index.by_backend, limit)
+        pending = dict(state.changes_pending)
+    full = [backend for backend, window in windows.items() if pending.get(backend, 0) >= window]
+    return fleet.index.everything - BitMap.union(
+        EMPTY, *(fleet.index.by_backend[name] for name in full)
+    )
 
 
 def left_alone(daemonset: DaemonSet) -> bool:
@@ -194,7 +213,7 @@ def _create(
     daemonset = state.daemonset
     if daemonset is None:
         raise InvariantError(f"set {state.key} is not wanted; no pod may be made for it")
-    replaces = state.replaced_uid(node.key, fleet.now_ms, fleet.limits)
+    replaces = replaced_uid(state, node.key, fleet.now_ms, fleet.limits)
     # Beside a pod that still runs, whether it stays or is on its way out.
     slot = 1 if state.surges and node.key in state.pods_on else 0
     pod = _free_name(fleet, daemonset, node, revision, replaces, slot)
@@ -214,7 +233,7 @@ def _create(
         revision=revision,
         expires_ms=fleet.now_ms + fleet.limits.pending_ms,
         slot=slot,
-        failures=state.failures_before(node.key, fleet.now_ms, fleet.limits),
+        failures=failures_before(state, node.key, fleet.now_ms, fleet.limits),
         attempt=attempt,
         reason=reason,
     )

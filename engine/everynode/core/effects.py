@@ -28,7 +28,7 @@ def has_taken_effect(state: SetState, pending: Pending) -> bool:
     if isinstance(command, AdoptPod):
         # What else may become of an orphan is for the adapter to say: it may be hidden by its labels for a moment.
         owned = known is not None and known.pod.uid == command.pod_uid
-        return owned or command.daemonset_uid != state.uid
+        return owned or state.uid not in {"", command.daemonset_uid}
     if known is None:
         return was_gone
     return known.pod.uid != command.pod_uid or known.pod.deleting or _is_let_go(command, known.pod)

@@ -6,9 +6,12 @@ is gone is a message too (``...Gone``, a tombstone): on the log it stands in the
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from everynode.core.values import (
+    PREDECESSORS_MAX,
     DaemonSet,
     Message,
     Name,
@@ -106,12 +109,14 @@ class DaemonSetGone(Message, frozen=True):
 
     Attributes:
         cascade: ``background``: its pods go. ``orphan``: its pods stay, unmanaged.
+        predecessor_uids: As the set had them, if its pods are to stay.
     """
 
     namespace: Name
     name: Name
     uid: Name
     cascade: Literal["background", "orphan"] = "background"
+    predecessor_uids: Annotated[tuple[Name, ...], msgspec.Meta(max_length=PREDECESSORS_MAX)] = ()
     why: str = ""
 
     @property

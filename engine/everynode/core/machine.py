@@ -43,6 +43,7 @@ class WorkerMachine:
         self._board = NoticeBoard()
         self._skipped: dict[SetKey, frozenset[str]] = {}
         self._awaited: dict[str, Command] = {}
+        self._faults: dict[SetKey, Exception] = {}
 
     def load(self, record: Record) -> None:
         """Take in a message that STATE kept.
@@ -100,7 +101,7 @@ class WorkerMachine:
                 break
             state = self.fleet.sets.get(key)
             if state is not None:
-                proposal = propose(self.fleet, key, self.name)
+                proposal = self._propose(key)
                 self._to_report.add(key)
                 if proposal is None and state.blocked_until > self.fleet.sequence:
                     continue  # stays dirty: its batch is still on its way in
@@ -112,6 +113,19 @@ class WorkerMachine:
                     state.looked_at(state.uid, state.generation)
             self.fleet.dirty.discard(key)
         return found
+
+    def _propose(self, key: SetKey) -> Proposal | None:
+        """Decide for one set; a bug that it meets is its own, and is kept for ``faults``."""
+        try:
+            return propose(self.fleet, key, self.name)
+        except Exception as error:  # noqa: BLE001 - the other sets must go on (L3)
+            self._faults[key] = error
+            return None
+
+    def faults(self) -> dict[SetKey, Exception]:
+        """Return what has gone wrong within this program, by set, since this was last asked."""
+        faults, self._faults = self._faults, {}
+        return faults
 
     def _await_outcomes(self, proposal: Proposal) -> None:
         """Remember what people are to hear of; an outcome may come before this worker knows that it was accepted."""
@@ -135,7 +149,10 @@ class WorkerMachine:
             key: The set.
             last_decision: The sequence that the server named as the last decision; ``None`` if it named none.
         """
-        self._in_flight.pop(key, None)
+        proposal = self._in_flight.pop(key, None)
+        for command in () if proposal is None else proposal.others:
+            if isinstance(command, COMMANDS):
+                self._awaited.pop(command.id, None)
         self.fleet.dirty.add(key)
         state = self.fleet.sets.get(key)
         if state is None or last_decision is None:
@@ -158,12 +175,11 @@ class WorkerMachine:
         for key in sorted(self._to_report):
             state = self.fleet.sets.get(key)
             before = None if state is None else self._reported.get(key, state.status)
-            status = None if state is None else compute_status(self.fleet, key, before)
+            status = None if state is None else self._status(key, before)
             if state is None or status is None:
                 self._reported.pop(key, None)
                 self._skipped.pop(key, None)
-                self._board.forget(key)
-                self._tell_why_nothing(state)
+                self._tell_why_nothing(key, state)
             elif status != before:
                 self._reported[key] = status
                 self._board.status_changed(before, status, self.fleet.now_ms)
@@ -172,10 +188,19 @@ class WorkerMachine:
         self._to_report.clear()
         return found
 
-    def _tell_why_nothing(self, state: SetState | None) -> None:
+    def _status(self, key: SetKey, before: Status | None) -> Status | None:
+        try:
+            return compute_status(self.fleet, key, before)
+        except Exception as error:  # noqa: BLE001 - the other sets must go on (L3)
+            self._faults[key] = error
+            return before
+
+    def _tell_why_nothing(self, key: SetKey, state: SetState | None) -> None:
         wanted = None if state is None else state.daemonset
         if wanted is not None and selects_everything(wanted):
-            self._board.selects_all(wanted.key, wanted.uid, self.fleet.now_ms)
+            self._board.selects_all(key, wanted.uid, self.fleet.now_ms)
+        else:
+            self._board.forget(key)
 
     def _tell_skipped(self, state: SetState) -> None:
         """Name the nodes that a rollout passes over, once each for as long as it does."""

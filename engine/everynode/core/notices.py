@@ -33,6 +33,7 @@ PROGRESS_INTERVAL_MS = 10_000
 """How often a rollout is said to go on."""
 
 MESSAGE_LENGTH_MAX = 1_024
+NODES_NAMED_MAX = 5
 
 Type = Literal["Normal", "Warning"]
 
@@ -55,6 +56,7 @@ class NoticeBoard:
         """Start with nothing to say."""
         self._waiting: dict[tuple[SetKey, str], Notice] = {}
         self._progress_told_ms: dict[SetKey, int] = {}
+        self._all_selecting: dict[SetKey, str] = {}
 
     def __bool__(self) -> bool:
         """There is something to say."""
@@ -123,7 +125,10 @@ class NoticeBoard:
         self._tell(command.set_key, uid, warning, reason, message, now_ms, *where)
 
     def selects_all(self, key: SetKey, uid: str, now_ms: int) -> None:
-        """A set's selector is empty."""
+        """A set's selector is empty; it is told once."""
+        if self._all_selecting.get(key) == uid:
+            return
+        self._all_selecting[key] = uid
         message = "The selector selects every pod; nothing is done until it names labels"
         self._tell(key, uid, "Warning", SELECTING_ALL, message, now_ms)
 
@@ -161,14 +166,20 @@ class NoticeBoard:
             self._tell(key, uid, "Normal", ROLLOUT_PROGRESSING, now.message, now_ms)
 
     def nodes_skipped(self, key: SetKey, uid: str, names: list[str], now_ms: int) -> None:
-        """A rollout passes over these nodes, in order; each is told by itself."""
-        for name in names:
-            message = f"Node {name} is skipped: it was not ready before it got the new revision"
-            self._tell(key, uid, "Normal", NODE_SKIPPED, message, now_ms, name)
+        """A rollout passes over these nodes, in order."""
+        if not names:
+            return
+        shown = ", ".join(names[:NODES_NAMED_MAX])
+        others = f" and {len(names) - NODES_NAMED_MAX} others" if names[NODES_NAMED_MAX:] else ""
+        message = (
+            f"Skipped, as they were not ready before they got the new revision: {shown}{others}"
+        )
+        self._tell(key, uid, "Normal", NODE_SKIPPED, message, now_ms, names[0])
 
     def forget(self, key: SetKey) -> None:
         """A set is gone."""
         self._progress_told_ms.pop(key, None)
+        self._all_selecting.pop(key, None)
 
 
 def _joined(earlier: Notice, later: Notice) -> Notice:

@@ -14,6 +14,7 @@ from msgspec import structs
 from everynode.core.commands import CreatePod
 from everynode.core.events import RevisionGone, RevisionRecorded
 from everynode.core.pacing import RECORDS_MAX
+from everynode.core.rollout import is_held
 from everynode.core.setstate import SetState
 from everynode.core.values import Revision
 
@@ -32,7 +33,7 @@ def to_record(state: SetState, now_ms: int) -> RevisionRecorded | None:
     daemonset = state.daemonset
     if daemonset is None:
         return None
-    last = max(state.revisions.values(), key=lambda known: known.number, default=None)
+    last = max(state.revisions.values(), key=lambda known: (known.number, known.hash), default=None)
     number = 1 if last is None else last.number + 1
     known = state.revisions.get(state.revision)
     if known is None:
@@ -72,6 +73,8 @@ def to_forget(state: SetState, in_use: Iterable[str] = ()) -> list[RevisionGone]
     commands = (pending.command for pending in state.pending.values())
     used = {command.revision for command in commands if isinstance(command, CreatePod)}
     used.update(in_use, state.revision_counts)
+    if is_held(state):  # a node whose pod went lately gets what it had
+        used.update(gone.revision for gone in state.last_gone_on.values())
     unused = sorted((known.number, known.hash) for known in old if known.hash not in used)
     return [
         RevisionGone(

@@ -17,6 +17,7 @@ from pyroaring import BitMap
 
 from everynode.core.budget import Budget, budget_of
 from everynode.core.index import EMPTY, NodeIndex
+from everynode.core.lately import revision_before
 from everynode.core.pacing import Limits
 from everynode.core.setstate import SetState
 from everynode.core.values import ROLLING_UPDATE, NodeKey
@@ -58,6 +59,12 @@ class Step(NamedTuple):
     add_on: list[int]
 
 
+def is_held(state: SetState) -> bool:
+    """Say whether some nodes are to stay on an old revision for now."""
+    strategy = state.strategy
+    return strategy.paused or bool(strategy.partition) or strategy.selector is not None
+
+
 def rollout_of(state: SetState, index: NodeIndex) -> Rollout:
     """Say where the rollout of a set stands; the set is wanted, its bitmaps are up to date."""
     nodes, strategy = state.coverage, state.strategy
@@ -88,7 +95,7 @@ def rollout_of(state: SetState, index: NodeIndex) -> Rollout:
     )
 
 
-def next_step(state: SetState, index: NodeIndex, count_max: int) -> Step:
+def next_step(state: SetState, index: NodeIndex, within: BitMap, count_max: int) -> Step:
     """Say what the rollout does now.
 
     Nodes whose old pod is not ready come first and cost nothing, as they are down already. They count towards the
@@ -98,20 +105,22 @@ def next_step(state: SetState, index: NodeIndex, count_max: int) -> Step:
     Args:
         state: The set; it is wanted, its bitmaps are up to date.
         index: The fleet's nodes.
+        within: Only these nodes are looked at.
         count_max: At most so many nodes.
     """
     now = rollout_of(state, index)
     nodes = state.coverage
     limit = min(now.room, count_max)
-    if not now.open or limit <= 0:
+    candidates = now.open & within
+    if not candidates or limit <= 0:
         return Step([], [])
-    broken = nodes.broken_backlog.first(now.open - nodes.ready, limit, index.key)
+    broken = nodes.broken_backlog.first(candidates - nodes.ready, limit, index.key)
     if state.surges:
         budget = now.budget.max_surge - len(now.surging)
     else:
         budget = now.budget.max_unavailable - len(now.unavailable)
     limit = min(limit - len(broken), max(0, budget))
-    working = nodes.working_backlog.first(now.open & nodes.ready, limit, index.key)
+    working = nodes.working_backlog.first(candidates & nodes.ready, limit, index.key)
     taken = broken + working
     return Step([], taken) if state.surges else Step(taken, [])
 
@@ -144,11 +153,13 @@ class NewPods:
         """Return the revision for the next pod, on this node; it counts from then on."""
         state, wanted = self._state, self._state.revision
         strategy = state.strategy
-        if strategy.type == ROLLING_UPDATE and self._old:
-            before = state.revision_before(key, now_ms, limits)
+        if strategy.type == ROLLING_UPDATE:
+            before = revision_before(state, key, now_ms, limits)
             spared = strategy.paused or node_id not in state.coverage.chosen
             if self._room <= 0 or (spared and before != wanted):
                 known = before in state.revisions and before != wanted
-                return before if known else self._old
+                old = before if known else self._old
+                if old:
+                    return old
         self._room -= 1
         return wanted

@@ -8,9 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from everynode.core.eligibility import Term, label_requirement_usable, matches
-from everynode.core.values import Requirement, Selector
+import msgspec
 
+from everynode.core.eligibility import Term, label_requirement_usable, matches
+from everynode.core.values import DaemonSet, Requirement, Selector, Value
+from everynode.errors import InvalidObjectError, Problem
+
+
+class _Metadata(Value, frozen=True):
+    labels: dict[str, str] | None = None
+
+
+class _PodTemplate(Value, frozen=True):
+    metadata: _Metadata | None = None
+
+
+_template_decoder = msgspec.json.Decoder(_PodTemplate)
 _OPERATORS = frozenset({"In", "NotIn", "Exists", "DoesNotExist"})
 
 
@@ -31,3 +44,28 @@ def selects(selector: Selector, labels: Mapping[str, str]) -> bool:
     """Say whether a selector selects these labels; an empty one selects everything."""
     term = compile_selector(selector)
     return term.usable and all(matches(requirement, labels) for requirement in term.labels)
+
+
+def check_selector(daemonset: DaemonSet) -> None:
+    """Make sure that a set's pods will be its own: else it would release each at once and make another.
+
+    Raises:
+        InvalidObjectError: The selector is invalid, or does not select the labels that the template gives.
+    """
+    if not compile_selector(daemonset.selector).usable:
+        problem = Problem(
+            "spec.selector", "has a requirement that is invalid: correct its operator or values"
+        )
+        raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,))
+    try:
+        metadata = _template_decoder.decode(daemonset.template).metadata
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        problem = Problem("spec.template.metadata", f"cannot be read: {error}")
+        raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,)) from error
+    labels = None if metadata is None else metadata.labels
+    if labels is not None and not selects(daemonset.selector, labels):
+        problem = Problem(
+            "spec.template.metadata.labels",
+            "are not selected by spec.selector: give the pods the labels that it asks for",
+        )
+        raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,))

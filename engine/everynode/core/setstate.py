@@ -17,10 +17,10 @@ from everynode.core.coverage import Coverage
 from everynode.core.effects import has_taken_effect
 from everynode.core.eligibility import Constraints, Term
 from everynode.core.events import DaemonSetGone, PodGone
+from everynode.core.orphans import KnownPod
 from everynode.core.pacing import (
     REST_FORGOTTEN_MS,
     UNSEEN_MS_MAX,
-    Limits,
     SlowStart,
     retry_delay_ms,
 )
@@ -41,13 +41,6 @@ ROLLOUT_PROGRESSING = "RolloutProgressing"
 
 _Key = TypeVar("_Key")
 _Item = TypeVar("_Item")
-
-
-class KnownPod(NamedTuple):
-    """A pod and the place in the log where it was last observed."""
-
-    pod: Pod
-    sequence: int
 
 
 class GonePod(NamedTuple):
@@ -74,11 +67,13 @@ class Pending(NamedTuple):
 
     Attributes:
         due_ms: Log time from which on it is not waited for any longer.
+        done: It is said to be done.
     """
 
     command: Command
     sequence: int
     due_ms: int
+    done: bool = False
 
 
 class Cooling(NamedTuple):
@@ -195,6 +190,18 @@ class SetState:
             return None
         return cooling if cooling.made_for in {"", self.uid} else None
 
+    def failing_on(self, node: NodeKey) -> bool:
+        """Say whether pods of this generation have ended on a node, the last of those known there included."""
+        pods = (self.pods[key].pod for key in self.pods_on.get(node, ()))
+        if any(
+            (pod.failures or pod.finished) and pod.generation == self.generation for pod in pods
+        ):
+            return True
+        last = self.last_gone_on.get(node)
+        if last is None or (last.owner_uid, last.generation) != (self.uid, self.generation):
+            return False
+        return last.failures > 0
+
     def set_wanted(self, daemonset: DaemonSet, constraints: Constraints, revision: str) -> None:
         """Take over what is wanted now; every node is looked at afresh."""
         self.daemonset, self.constraints, self.revision = daemonset, constraints, revision
@@ -203,13 +210,19 @@ class SetState:
         selector = strategy.selector
         self.rollout_selector = None if selector is None else compile_selector(selector)
         self.gone = None
-        self.journal_position = -1
+        self._start_over()
 
     def set_gone(self, gone: DaemonSetGone) -> None:
         """Take over that nothing is wanted any more."""
         self.daemonset, self.constraints, self.revision, self.gone = None, None, "", gone
         self.surges, self.rollout_selector = False, None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Look at every node afresh, and at commands that another set of this name may have left."""
         self.journal_position = -1
+        for node in {*self.pending_on, *self.failures_on}:
+            self._settle_on(node)
 
     def put_pod(self, pod: Pod, sequence: int) -> None:
         """Take in a pod as observed, unless something newer is known of it."""
@@ -294,6 +307,13 @@ class SetState:
             del self.gone_pods[key]
             if self.last_gone_on.get(gone.node) == gone:
                 del self.last_gone_on[gone.node]
+                if gone.failures:
+                    self.touched.add(gone.node)  # pods have not failed there lately any more
+
+    def forget_revision(self, name: str, sequence: int) -> None:
+        """Forget a revision that went long ago."""
+        if self.revision_sequences.get(name) == sequence:
+            del self.revision_sequences[name]
 
     def forget_command(self, command_id: str, sequence: int) -> None:
         """Forget what became of a command of long ago."""
@@ -377,7 +397,7 @@ class SetState:
             self.fail(outcome.id, time_ms)
         elif (pending := self.pending.get(outcome.id)) is not None:
             due_ms = min(pending.due_ms, time_ms + UNSEEN_MS_MAX)
-            self.pending[outcome.id] = pending._replace(due_ms=due_ms)
+            self.pending[outcome.id] = pending._replace(due_ms=due_ms, done=True)
 
     def fail(self, command_id: str, time_ms: int) -> None:
         """Stop waiting for a command that did not work by now, or was not heard of in time."""
@@ -410,30 +430,6 @@ class SetState:
             self.cooling_nodes.pop(node, None)
         self.touched.add(node)
 
-    def replaced_uid(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
-        """Return the uids of the pods that a new one on this node replaces; empty if there was none lately."""
-        leaving = [self.pods[key].pod.uid for key in self.pods_on.get(node, ())]
-        if leaving:  # finished and on their way out: their names are still taken
-            return ",".join(sorted(leaving))
-        last = self._last_gone(node, now_ms, limits)
-        return "" if last is None else last.uid
-
-    def failures_before(self, node: NodeKey, now_ms: int, limits: Limits) -> int:
-        """Return how many pods of this generation in a row have ended on this node lately."""
-        last = self._last_gone(node, now_ms, limits)
-        if last is None or (last.owner_uid, last.generation) != (self.uid, self.generation):
-            return 0
-        return last.failures
-
-    def revision_before(self, node: NodeKey, now_ms: int, limits: Limits) -> str:
-        """Return the revision of the pod that this node had lately; empty if nobody knows."""
-        last = self._last_gone(node, now_ms, limits)
-        return "" if last is None else last.revision
-
-    def _last_gone(self, node: NodeKey, now_ms: int, limits: Limits) -> GonePod | None:
-        last = self.last_gone_on.get(node)
-        return None if last is None or last.time_ms < now_ms - limits.horizon_ms else last
-
     # Time
 
     def available_ms(self, pod: Pod) -> int:
@@ -460,8 +456,8 @@ class SetState:
 
     def asks_for(self, node: NodeKey, time_ms: int) -> bool:
         """Say whether a node is to be looked at again at this very time, if nothing else happens."""
-        cooling = self.cooling_nodes.get(node)
-        if cooling is not None and cooling.retry_ms == time_ms:
+        failures = (self.failures[name] for name in self.failures_on.get(node, ()))
+        if any(failure.cooling.retry_ms == time_ms for failure in failures):
             return True
         pods = (self.pods[key].pod for key in self.pods_on.get(node, ()))
         return any(time_ms in {self.available_ms(pod), self.goes_ms(pod)} for pod in pods)

@@ -43,9 +43,10 @@ from everynode.core.events import (
 )
 from everynode.core.identity import revision_hash
 from everynode.core.index import NodeChange, NodeIndex
+from everynode.core.orphans import Orphans
 from everynode.core.pacing import Limits
-from everynode.core.selectors import selects
-from everynode.core.setstate import NEVER_MS, KnownPod, SetState
+from everynode.core.selectors import check_selector, selects
+from everynode.core.setstate import NEVER_MS, SetState
 from everynode.core.values import DaemonSet, Message, NodeKey, Pod, PodKey, SetKey
 from everynode.errors import InvalidObjectError, Problem
 
@@ -89,13 +90,17 @@ class Due(NamedTuple):
     command_id: str
 
 
+class _RevisionName(NamedTuple):
+    hash: str
+
+
 class _Remembered(NamedTuple):
     """Something to forget when it is old: a pod or node that went, a command by its id, or only its set."""
 
     time_ms: int
     sequence: int
     set_key: SetKey | None
-    what: PodKey | NodeKey | str | None
+    what: PodKey | NodeKey | _RevisionName | str | None
 
 
 class FleetState:
@@ -123,8 +128,7 @@ class FleetState:
         self._node_sequences: dict[NodeKey, int] = {}
         self._mentions: dict[str, set[SetKey]] = {}
         self._deleted: dict[SetKey, None] = {}
-        self._orphans: dict[PodKey, KnownPod] = {}
-        self._orphan_sequences: dict[PodKey, int] = {}
+        self._orphans = Orphans()
         self._journal: list[tuple[NodeKey, int]] = []
         self._journal_start = 0
         self._due: list[Due] = []
@@ -263,8 +267,7 @@ class FleetState:
     def _pod_observed(self, message: PodObserved, sequence: int) -> None:
         pod = message.pod
         if pod.set_key is None:
-            if self._orphan_is_news(pod.key, sequence):
-                self._orphans[pod.key] = KnownPod(pod, sequence)
+            if self._orphans.put(pod, sequence):
                 self._offer_orphan(pod.key, pod.namespace)
             return
         state = self._set(pod.set_key)
@@ -276,16 +279,9 @@ class FleetState:
         if set_key is not None:
             self._set(set_key).drop_pod(message, sequence, time_ms)
             self._remember(time_ms, sequence, set_key, message.key)
-        elif self._orphan_is_news(message.key, sequence):
-            self._orphans.pop(message.key, None)
+        elif self._orphans.drop(message.key, sequence):
             self._remember(time_ms, sequence, None, message.key)
             self._offer_orphan(message.key, message.namespace)
-
-    def _orphan_is_news(self, key: PodKey, sequence: int) -> bool:
-        if self._orphan_sequences.get(key, 0) >= sequence:
-            return False
-        self._orphan_sequences[key] = sequence
-        return True
 
     def _offer_orphan(self, key: PodKey, namespace: str) -> None:
         """Tell the sets of a namespace how a pod is that nobody controls, or that there is none of this name."""
@@ -308,6 +304,7 @@ class FleetState:
         # Before anything is changed: they refuse what cannot be read.
         constraints, revision = compile_constraints(daemonset), _revision_of(daemonset)
         check_strategy(daemonset)
+        check_selector(daemonset)
         state = self._set(daemonset.key)
         if state.sequence >= sequence:
             return
@@ -318,9 +315,8 @@ class FleetState:
         selector = state.rollout_selector
         selected_by = frozenset(() if selector is None else (item.key for item in selector.labels))
         self._mention(state, constraints.label_keys() | selected_by)
-        for key in {*state.orphans, *self._orphans}:
-            if key.namespace == daemonset.namespace:
-                self._match_orphan(state, key)
+        for key in {*state.orphans, *self._orphans.of(daemonset.namespace)}:
+            self._match_orphan(state, key)
         for known in state.pods.values():
             self._await_pod(state, known.pod)
 
@@ -362,7 +358,7 @@ class FleetState:
 
     def _revision_gone(self, message: RevisionGone, sequence: int, time_ms: int) -> None:
         state = self._set(message.set_key)
-        self._remember(time_ms, sequence, state.key, None)
+        self._remember(time_ms, sequence, state.key, _RevisionName(message.hash))
         if state.revision_sequences.get(message.hash, 0) < sequence:
             state.revision_sequences[message.hash] = sequence
             state.revisions.pop(message.hash, None)
@@ -412,7 +408,7 @@ class FleetState:
         time_ms: int,
         sequence: int,
         set_key: SetKey | None,
-        what: PodKey | NodeKey | str | None,
+        what: PodKey | NodeKey | _RevisionName | str | None,
     ) -> None:
         heapq.heappush(self._remembered, _Remembered(time_ms, sequence, set_key, what))
         if set_key is not None:
@@ -430,7 +426,8 @@ class FleetState:
                 self._await(Due(at_ms, state.key, pod.node_key, ""))
 
     def _await_retry(self, state: SetState, node: NodeKey) -> None:
-        self._await(Due(state.cooling_nodes[node].retry_ms, state.key, node, ""))
+        for name in state.failures_on.get(node, ()):
+            self._await(Due(state.failures[name].cooling.retry_ms, state.key, node, ""))
 
     def _come_due(self) -> None:
         """Do what time alone brings about, up to ``now_ms``."""
@@ -466,18 +463,19 @@ class FleetState:
         if old.set_key is None:
             if isinstance(old.what, NodeKey) and self._node_sequences.get(old.what) == old.sequence:
                 del self._node_sequences[old.what]
-            if (
-                isinstance(old.what, PodKey)
-                and self._orphan_sequences.get(old.what) == old.sequence
-            ):
-                del self._orphan_sequences[old.what]
+            if isinstance(old.what, PodKey):
+                self._orphans.forget(old.what, old.sequence)
             return
         state = self.sets[old.set_key]  # it stays as long as something is remembered of it
         state.memories -= 1
         if isinstance(old.what, PodKey):
             state.forget_gone(old.what, old.sequence)
+        elif isinstance(old.what, _RevisionName):
+            state.forget_revision(old.what.hash, old.sequence)
         elif isinstance(old.what, str):
             state.forget_command(old.what, old.sequence)
+        if state.touched:
+            self.dirty.add(state.key)
         if state.empty and not state.memories and state.key not in self._deleted:
             del self.sets[state.key]
             self.dirty.discard(state.key)

@@ -70,11 +70,20 @@ def compute_status(fleet: FleetState, key: SetKey, previous: Status | None = Non
         strategy=daemonset.update_strategy,
         rollout=rollout,
         undone=len(rollout.counting - nodes.replaced),
-        ended=waiting.get(BACK_OFF, 0),
-        failing=sum(1 for node in state.cooling_nodes if state.failure_on(node) is not None),
+        outdated=len(rollout.counting & nodes.outdated),
+        ended=len(nodes.eligible & (nodes.failing | nodes.ended)),
+        failing=len(nodes.troubled & _to_do(state)),
         now_ms=fleet.now_ms,
     )
     return conditions(status, previous, outlook)
+
+
+def _to_do(state: SetState) -> BitMap:
+    """Return the nodes on which something is to be done, or would be if commands for them worked."""
+    nodes = state.coverage
+    misplaced = (nodes.occupied | nodes.ended) - nodes.tolerated
+    lacking = nodes.eligible - nodes.occupied
+    return lacking | misplaced | nodes.excess | nodes.adoptable | (nodes.outdated & nodes.eligible)
 
 
 def _waiting(state: SetState, index: NodeIndex, rollout: Rollout) -> dict[str, int]:

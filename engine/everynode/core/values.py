@@ -22,6 +22,9 @@ Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 NAME_LENGTH_MAX = 253  # a DNS-1123 subdomain
 
+PREDECESSORS_MAX = 16
+"""Sets of one name, deleted one after the other, whose pods the next one may find."""
+
 PROGRESS_DEADLINE_SECONDS = 600
 """How long a rollout may make no progress if its set does not say (as a Deployment, apps/v1)."""
 
@@ -214,8 +217,8 @@ class DaemonSet(Value, frozen=True):
         backend: The only backend whose nodes it is for; empty means every backend of the fleet.
         template: The pod template as canonical JSON (keys sorted), complete, unknown fields included.
         deleting: Its deletion has begun in the backend (deletionTimestamp is set): it is left alone.
-        predecessor_uid: The set of this name before it, if that was deleted and its pods were to stay: they are
-            released, and this one's to adopt if its selector selects them.
+        predecessor_uids: Sets of this name before it that were deleted and whose pods were to stay: they are released,
+            and this one's to adopt if its selector selects them.
     """
 
     namespace: Name
@@ -232,7 +235,7 @@ class DaemonSet(Value, frozen=True):
     revision_history_limit: Whole = 10
     created_ms: Whole = 0
     deleting: bool = False
-    predecessor_uid: str = ""
+    predecessor_uids: Annotated[tuple[Name, ...], msgspec.Meta(max_length=PREDECESSORS_MAX)] = ()
 
     @property
     def key(self) -> SetKey:

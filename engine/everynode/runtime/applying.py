@@ -16,7 +16,7 @@ import msgspec
 from everynode import wire
 from everynode.core.events import DaemonSetGone, DaemonSetObserved
 from everynode.core.identity import canonical, derived_uid
-from everynode.core.values import DaemonSet, SetKey
+from everynode.core.values import PREDECESSORS_MAX, DaemonSet, SetKey
 from everynode.errors import (
     InvalidObjectError,
     MalformedMessageError,
@@ -34,7 +34,7 @@ from everynode.runtime.view import last_good
 ATTEMPTS_MAX = 5
 _OUTSIDE_SPEC = (
     *("labels", "annotations", "uid", "generation", "created_ms"),
-    *("deleting", "predecessor_uid"),
+    *("deleting", "predecessor_uids"),
 )
 
 Action = Literal["created", "configured", "unchanged"]
@@ -196,6 +196,7 @@ async def delete(bus: JetStreamBus, key: SetKey, cascade: Cascade = "background"
             name=key.name,
             uid=known.daemonset.uid,
             cascade=cascade,
+            predecessor_uids=known.daemonset.predecessor_uids if cascade == "orphan" else (),
             why="deleted by a person",
         )
         outgoing = Outgoing(
@@ -233,14 +234,16 @@ async def _read(bus: JetStreamBus, key: SetKey) -> _Known:
 
 def _created(wanted: DaemonSet, gone: DaemonSetGone | None, uid: str, created_ms: int) -> DaemonSet:
     """Say what a set is like that was not there; it knows whose pods were left for it."""
-    predecessor = gone.uid if gone is not None and gone.cascade == "orphan" else ""
+    predecessors: tuple[str, ...] = ()
+    if gone is not None and gone.cascade == "orphan":
+        predecessors = (*gone.predecessor_uids, gone.uid)[-PREDECESSORS_MAX:]
     return msgspec.structs.replace(
         wanted,
         template=_comparable(wanted.template),
         uid=uid,
         generation=1,
         created_ms=created_ms,
-        predecessor_uid=predecessor,
+        predecessor_uids=predecessors,
     )
 
 
@@ -265,7 +268,7 @@ def _configured(before: DaemonSet, wanted: DaemonSet, sequence: int) -> Applied:
         generation=before.generation + 1 if changed else before.generation,
         created_ms=before.created_ms,
         deleting=before.deleting,
-        predecessor_uid=before.predecessor_uid,
+        predecessor_uids=before.predecessor_uids,
     )
     if changed or (after.labels, after.annotations) != (before.labels, before.annotations):
         return Applied("configured", after, sequence)

@@ -270,9 +270,14 @@ class Worker:
         if session is None or not self.caught_up:
             return
         room = PROPOSALS_IN_FLIGHT_MAX - self._writing
+        self._report_faults(session.machine)
         for proposal in session.machine.proposals(room) if room > 0 else ():
             self._writing += 1
             session.group.create_task(self._write_decision(session.machine, proposal))
+
+    def _report_faults(self, machine: WorkerMachine) -> None:
+        for key, error in sorted(machine.faults().items()):
+            log.error("set passed over", daemonset=str(key), error=traceback_of(error))
 
     async def _write_decision(self, machine: WorkerMachine, proposal: Proposal) -> None:
         batch = (proposal.decision, *proposal.others)

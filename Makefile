@@ -11,6 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
 ARGS ?=
+MODULE ?=
 
 # Branch coverage in per cent: what decides, and what crosses a border, is covered completely.
 COVERAGE_COMPLETE := engine/everynode/core/* engine/everynode/wire.py engine/everynode/manifest/*
@@ -19,7 +20,7 @@ COVERAGE_ALL_MIN := 85
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: help setup up test check lint bench clean format lock
+.PHONY: help setup up test check lint bench mutate clean format lock
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +62,10 @@ lint: $(STAMP) ## the checks that run no code
 format: $(STAMP) ## format, and mend what can be mended without thinking
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The order of sets is fixed, so that the same tree gives the same table.
+mutate: $(STAMP) ## change the core in thousands of ways and count what its tests notice; one module: MODULE=placement
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.mutation.run $(MODULE) $(ARGS)
 
 bench: $(STAMP) ## measure, and print a table
 	$(BIN)/python benchmarks/run.py $(ARGS)

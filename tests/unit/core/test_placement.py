@@ -223,6 +223,7 @@ def test_candidates_that_come_later_take_their_place_by_name() -> None:
     assert backlog.first(BitMap([10, 20, 30]), 1, name_of) == [30]
 
     assert backlog.first(BitMap([10, 20, 30, 40]), 2, name_of) == [40, 30]
+    assert backlog.first(BitMap([10, 15, 20, 30]), 3, name_of) == [30, 20, 15]
     assert backlog.first(BitMap([5, 10, 20]), 1, name_of) == [20]
 
 

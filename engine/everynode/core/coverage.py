@@ -236,7 +236,7 @@ class Coverage:
             "leaving": any(command.verb == "delete" for command in (*pending, *unseen)),
             "ending": any(pod.deleting for pod in counted),
             "ended": any(pod.finished for pod in counted),
-            "failing": state.failing_on(node.key) and not any(map(is_available, live)),
+            "failing": state.failing_on(node.key, now_ms),
             "troubled": cooling is not None,
             "blamed": any(_began_before(node, state, pod) for pod in claims.pods),
         }

@@ -27,7 +27,8 @@ def has_taken_effect(state: SetState, pending: Pending) -> bool:
         return True  # though the set may have got it back
     if isinstance(command, AdoptPod):
         # What else may become of an orphan is for the adapter to say: it may be hidden by its labels for a moment.
-        owned = known is not None and known.pod.uid == command.pod_uid
+        observed = known is not None and known.sequence > pending.sequence
+        owned = observed and known is not None and known.pod.uid == command.pod_uid
         return owned or state.uid not in {"", command.daemonset_uid}
     if known is None:
         return was_gone

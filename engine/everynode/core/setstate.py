@@ -190,13 +190,20 @@ class SetState:
             return None
         return cooling if cooling.made_for in {"", self.uid} else None
 
-    def failing_on(self, node: NodeKey) -> bool:
-        """Say whether pods of this generation have ended on a node, the last of those known there included."""
-        pods = (self.pods[key].pod for key in self.pods_on.get(node, ()))
-        if any(
-            (pod.failures or pod.finished) and pod.generation == self.generation for pod in pods
-        ):
+    def failing_on(self, node: NodeKey, now_ms: int) -> bool:
+        """Say whether pods of this generation end on a node, one after the other.
+
+        A pod after one that ended counts as sound once it is available and has lasted as long as it would have to rest.
+        """
+        pods = [self.pods[key].pod for key in self.pods_on.get(node, ())]
+        pods = [pod for pod in pods if pod.generation == self.generation]
+        if any(pod.finished for pod in pods):
             return True
+        after = [pod for pod in pods if pod.failures]
+        if pods:
+            return any(
+                max(self.available_ms(pod), rests_until_ms(self, pod)) > now_ms for pod in after
+            )
         last = self.last_gone_on.get(node)
         if last is None or (last.owner_uid, last.generation) != (self.uid, self.generation):
             return False
@@ -460,11 +467,11 @@ class SetState:
         if any(failure.cooling.retry_ms == time_ms for failure in failures):
             return True
         pods = (self.pods[key].pod for key in self.pods_on.get(node, ()))
-        return any(time_ms in {self.available_ms(pod), self.goes_ms(pod)} for pod in pods)
+        return any(time_ms in self.turns_ms(pod) for pod in pods)
 
-    def goes_ms(self, pod: Pod) -> int:
-        """Return from when on a pod that has ended is to go; ``NEVER_MS`` for one that has not."""
-        return rests_until_ms(self, pod) if pod.finished else NEVER_MS
+    def turns_ms(self, pod: Pod) -> tuple[int, int]:
+        """Return when time alone changes something about a pod: it is available, and it has rested or lasted enough."""
+        return self.available_ms(pod), rests_until_ms(self, pod)
 
 
 NEVER_MS = 2**63

@@ -421,7 +421,7 @@ class FleetState:
             self._due_max = max(DUE_ENTRIES_MIN, 2 * len(self._due))
 
     def _await_pod(self, state: SetState, pod: Pod) -> None:
-        for at_ms in (state.available_ms(pod), state.goes_ms(pod)):
+        for at_ms in state.turns_ms(pod):
             if self.now_ms < at_ms < NEVER_MS:
                 self._await(Due(at_ms, state.key, pod.node_key, ""))
 

@@ -427,3 +427,30 @@ def test_a_selectors_text_selects_what_it_says() -> None:
     assert selects(selector, {"zone": "b"})
     assert not selects(selector, {"zone": "b", "gpu": ""})
     assert not selects(selector, {"zone": "c"})
+
+
+@pytest.mark.parametrize(
+    ("port", "surge", "ports"),
+    [
+        ({"hostPort": 9100, "containerPort": 9100}, 1, [9100]),
+        ({"hostPort": 9100, "containerPort": 9100}, 0, []),
+        ({"containerPort": 9100}, "10%", []),
+        ("no port", 1, []),
+    ],
+)
+def test_a_host_port_does_not_go_with_a_surge(
+    port: Any, surge: int | str, ports: list[int]
+) -> None:
+    """Two pods cannot have one port of their node: the rollout would stand still (kubernetes#106417)."""
+    manifest = copy.deepcopy(BASE)
+    manifest["spec"]["template"]["spec"]["containers"][0]["ports"] = [port]
+    manifest["spec"]["updateStrategy"] = {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0 if surge else 1},
+    }
+    (entry,) = read_daemonsets("f.yaml", json.dumps(manifest).encode()).accepted
+    assert ports == [
+        int(warning.message.split()[1])
+        for warning in entry.warnings
+        if "hostPort" in warning.message
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from everynode.core.budget import allows_surge
 from everynode.core.selectors import selects
 from everynode.core.values import NAME_LENGTH_MAX, DaemonSet, Selector
 from everynode.manifest.annotations import BACKEND_ANNOTATION, warn_of_unknown
@@ -94,6 +95,8 @@ def _read_daemonset(root: Field, default_namespace: str) -> tuple[DaemonSet, tup
     spec = root.child("spec").mapping(_SPEC_FIELDS)
     selector, template = _read_selector_and_template(spec)
     strategy, notes = read_strategy(spec, annotations_field)
+    if not spec.findings.problems and allows_surge(strategy):
+        _warn_of_host_ports(spec.child("template").child("spec"))
     limit = spec.child("revisionHistoryLimit").integer(0, INT32_MAX)
     daemonset = DaemonSet(
         namespace=namespace,
@@ -110,6 +113,19 @@ def _read_daemonset(root: Field, default_namespace: str) -> tuple[DaemonSet, tup
         revision_history_limit=REVISION_HISTORY_LIMIT_DEFAULT if limit is None else limit,
     )
     return daemonset, notes
+
+
+def _warn_of_host_ports(pod_spec: Field) -> None:
+    """Name the ports of the node that two pods cannot have at the same time (kubernetes#106417)."""
+    for container in pod_spec.child("containers").items():
+        described = container.value if isinstance(container.value, dict) else {}
+        ports = described.get("ports")
+        for port in ports if isinstance(ports, list) else ():
+            if isinstance(port, dict) and port.get("hostPort"):
+                container.child("ports").warn(
+                    f"hostPort {port['hostPort']} cannot be taken by an old and a new pod at the same time: "
+                    "with maxSurge the rollout may stand still; write maxSurge: 0"
+                )
 
 
 def _read_backend(field: Field, annotations: dict[str, str]) -> str:

@@ -67,6 +67,15 @@ def test_what_was_told_last_stands_last() -> None:
     assert [told.message for told in at_once.lines()] == ["b", "a"]
 
 
+def test_a_count_is_not_that_of_one_pod() -> None:
+    """What a worker tells of several pods as one says so, and names the last of them."""
+    folder = EventFolder()
+    several = folder.fold(notice("Created pod a-9", pod="a-9", count=4), NOW)
+    one = folder.fold(notice("Created pod b-1", pod="b-1"), NOW)
+    assert (several.message, several.count) == (COMBINED + "Created pod a-9", 4)
+    assert (one.message, one.count) == ("Created pod b-1", 1)
+
+
 def test_many_different_ones_are_combined() -> None:
     """B1: after ten different messages of a kind the rest is one line, which shows the last of them."""
     folder = EventFolder()
@@ -101,7 +110,7 @@ def test_a_notice_without_times_has_those_of_the_log() -> None:
 
 def test_an_event_as_an_object() -> None:
     """A line is a v1 Event about the set, and names the pod that it is related to."""
-    told = EventFolder().fold(notice(node="n1", pod="a-1", count=4), NOW)
+    told = EventFolder().fold(notice(node="n1", pod="a-1"), NOW)
     document = event_object(told)
     name = document["metadata"].pop("name")
     assert name.startswith("fluentd.")
@@ -120,7 +129,7 @@ def test_an_event_as_an_object() -> None:
         "reason": "SuccessfulCreate",
         "message": "Created pod a-1",
         "related": {"kind": "Pod", "namespace": "logging", "name": "a-1"},
-        "count": 4,
+        "count": 1,
         "firstTimestamp": "2023-11-14T22:13:20Z",
         "lastTimestamp": "2023-11-14T22:13:20Z",
         "source": {"component": "everynode"},

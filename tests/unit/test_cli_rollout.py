@@ -315,6 +315,8 @@ def test_a_strategy_is_described_completely() -> None:
     plain = dict(strategy_fields(rolling(progress_deadline_seconds=0)))
     assert (plain["  Paused"], plain["  Progress Deadline"]) == ("no", "<none>")
     assert plain["  Node Selector"] == "every node"
+    share = dict(strategy_fields(rolling(partition="25%")))
+    assert share["  Partition"] == "25% of the nodes stay on their old revision"
     assert is_paused(by_hand)
     assert not is_paused(rolling())
 
@@ -365,11 +367,12 @@ def test_explain_says_what_is_wrong_with_a_nodes_pod() -> None:
 )
 def test_durations(text: str, duration_ms: int) -> None:
     """Durations are those of kubectl's options, and days."""
-    assert parse_duration_ms(text) == duration_ms
+    assert parse_duration_ms(text, "--timeout") == duration_ms
 
 
 @pytest.mark.parametrize("text", ["", "5", "m", "1.5h", "-3s", "5 m", "1w", "9" * 5000 + "s"])
 def test_what_is_no_duration(text: str) -> None:
-    """What is no duration is wrong usage."""
-    with pytest.raises(typer.BadParameter):
-        parse_duration_ms(text)
+    """What is no duration is wrong usage, and the error names the option."""
+    with pytest.raises(typer.BadParameter) as raised:
+        parse_duration_ms(text, "--timeout")
+    assert raised.value.param_hint == "--timeout"

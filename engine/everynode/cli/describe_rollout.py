@@ -32,7 +32,7 @@ def strategy_fields(daemonset: DaemonSet) -> list[Field]:
             f"{strategy.type} (max unavailable {unavailable}, max surge {surge})",
         ),
         ("  Paused", _pause(daemonset)),
-        ("  Partition", f"{strategy.partition} nodes stay on their old revision"),
+        ("  Partition", _partition(strategy.partition)),
         ("  Node Selector", nodes),
         ("  Progress Deadline", show_seconds(deadline) if deadline else NONE),
         (
@@ -40,6 +40,11 @@ def strategy_fields(daemonset: DaemonSet) -> list[Field]:
             "skipped" if skip else "count as unavailable",
         ),
     ]
+
+
+def _partition(partition: int | str) -> str:
+    many = f"{partition} of the" if isinstance(partition, str) else str(partition)
+    return f"{many} nodes stay on their old revision"
 
 
 def _pause(daemonset: DaemonSet) -> str:

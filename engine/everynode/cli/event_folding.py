@@ -27,7 +27,7 @@ class Told:
 
     Attributes:
         notice: The last of them.
-        combined: They are alike in their reason only.
+        combined: They are alike in their reason only: what the message names is the last of them.
         count: How often it happened between `first_ms` and `last_ms`.
     """
 
@@ -74,11 +74,14 @@ class EventFolder:
         last_ms = notice.last_ms or at_ms
         combined = self._too_many(kind, notice.message, last_ms)
         line: _Line = (kind, None if combined else notice.message)
-        told = Told(notice, combined, notice.count, notice.first_ms or last_ms, last_ms)
+        # a worker tells what happened to several pods within one report as one, in the words of the last
+        several = notice.count > 1 and bool(notice.pod)
+        told = Told(notice, combined or several, notice.count, notice.first_ms or last_ms, last_ms)
         before = self._lines.pop(line, None)  # what was told last stands last
         if before is not None:
             told = dataclasses.replace(
                 told,
+                combined=before.combined or told.combined,
                 count=before.count + told.count,
                 first_ms=min(before.first_ms, told.first_ms),
                 last_ms=max(before.last_ms, told.last_ms),

@@ -78,7 +78,7 @@ async def events(
     """Show what happened to DaemonSets and what they wait for; what is alike is one line with a count."""
     where = "" if all_namespaces else namespace
     wish = NoticeWish(where, _parse_about(about), _parse_types(types))
-    duration_ms = parse_duration_ms(since)
+    duration_ms = parse_duration_ms(since, "--since")
     since_ms = _now_ms() - duration_ms if duration_ms else 0
     screen = EventScreen(output, with_namespace=all_namespaces)
     async with await connect(target.connection, target.fleet) as bus:

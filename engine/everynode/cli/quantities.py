@@ -36,8 +36,12 @@ def parse_seconds(text: str) -> int:
     return _parse(text, _SECONDS, "7d")
 
 
-def parse_duration_ms(text: str) -> int:
+def parse_duration_ms(text: str, option: str) -> int:
     """Read a duration as kubectl's options have it, such as `30s` or `1h30m`, in milliseconds; `0` is none.
+
+    Args:
+        text: What was typed.
+        option: After which option; for the error.
 
     Raises:
         typer.BadParameter: It is none.
@@ -46,7 +50,8 @@ def parse_duration_ms(text: str) -> int:
         return 0
     if not _DURATION.fullmatch(text):
         raise typer.BadParameter(
-            f"{text!r}: write numbers with units (ms, s, m, h, d), as in 30s or 1h30m, or 0"
+            f"{text!r}: write numbers with units (ms, s, m, h, d), as in 30s or 1h30m, or 0",
+            param_hint=option,
         )
     return sum(int(number) * _MILLISECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 

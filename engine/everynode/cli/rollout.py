@@ -21,8 +21,9 @@ from everynode.runtime import rollouts
 from everynode.runtime.jetstream import JetStreamBus, connect
 
 STATUS_EPILOG = """
-Exit codes: 0 rolled out, or all that partition and selector allow for now; 1 the progress deadline was exceeded, or
---timeout passed.
+Exit codes:
+0 rolled out, or all that partition and selector allow for now
+1 the progress deadline was exceeded, or --timeout passed
 
 Examples:
 everynode rollout status daemonset/fluentd -n logging
@@ -38,15 +39,23 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 _Act = Callable[[JetStreamBus, SetKey], Awaitable[str]]
 
+_SPELLINGS = {
+    "--watch=false": "--no-watch",
+    "-w=false": "--no-watch",
+    "--watch=true": "--watch",
+    "-w=true": "--watch",
+    "--dry-run=client": "--dry-run",
+    "--dry-run=server": "--dry-run",
+}
+
 
 class _KubectlFlags(TyperCommand):
     """Takes the values that kubectl's users give to flags, too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read `--watch=false` as `--no-watch`."""
-        spelled = {"--watch=false": "--no-watch", "-w=false": "--no-watch"}
-        spelled |= {"--watch=true": "--watch", "-w=true": "--watch"}
-        return super().parse_args(ctx, [spelled.get(word, word) for word in args])
+        """Read `--watch=false` as `--no-watch`, and `--dry-run=client` as `--dry-run`."""
+        spelled = [_SPELLINGS.get(word.lower(), word) for word in args]
+        return super().parse_args(ctx, [word for word in spelled if word != "--dry-run=none"])
 
 
 @app.callback()
@@ -82,7 +91,8 @@ async def status(
     keys = _keys(kind, names, namespace)
     if len(keys) != 1:
         raise typer.BadParameter("name one set", param_hint="NAME")
-    wish = StatusWish(keys[0], watch, parse_duration_ms(at_most), revision, output)
+    timeout_ms = parse_duration_ms(at_most, "--timeout")
+    wish = StatusWish(keys[0], watch, timeout_ms, revision, output)
     async with await connect(target.connection, target.fleet) as bus:
         return await RolloutWatch(bus, wish).run()
 
@@ -110,7 +120,7 @@ async def history(
         return await show_history(bus, namespace, keys, revision, output)
 
 
-@app.command("undo", epilog=UNDO_EPILOG)
+@app.command("undo", cls=_KubectlFlags, epilog=UNDO_EPILOG)
 @connected()
 async def undo(
     target: Target,

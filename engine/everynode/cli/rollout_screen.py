@@ -9,11 +9,33 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from everynode.cli.rollout_progress import Progress as RolloutProgress
 from everynode.cli.rollout_progress import Stage
 from everynode.cli.terminal import error_console
+
+
+class NoteColumn(ProgressColumn):
+    """Why it does not go faster. In a narrow terminal this is cut off, and the numbers before it are not."""
+
+    def __init__(self) -> None:
+        """Be made narrower first, with the bar: columns that may wrap are."""
+        super().__init__(table_column=Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        """Write it on one line, however narrow."""
+        return Text(task.fields["note"], style="yellow", no_wrap=True, overflow="ellipsis")
 
 
 @contextlib.contextmanager
@@ -21,11 +43,11 @@ def rollout_bar(name: str) -> Iterator[Callable[[RolloutProgress], None]]:
     """Show on stderr how far a rollout is, while the body runs; nothing is left of it then."""
     bar = Progress(
         TextColumn(escape(name)),
-        BarColumn(),
+        BarColumn(bar_width=20, table_column=Column(no_wrap=False)),
         MofNCompleteColumn(),
         TextColumn("updated, {task.fields[available]} available"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}", style="yellow"),
+        NoteColumn(),
         console=error_console(),
         transient=True,
     )
@@ -44,7 +66,7 @@ def rollout_bar(name: str) -> Iterator[Callable[[RolloutProgress], None]]:
                 total=status.desired_number_scheduled,
                 completed=status.updated_number_scheduled,
                 available=status.number_available,
-                note=escape(note),
+                note=note,
             )
 
         yield show

@@ -267,7 +267,8 @@ class TestChanges:
         assert await said("resume", "ds/agent") == (1, "", error)
         dry = await said("undo", "ds/agent", "--dry-run")
         assert dry == (0, f"{named} rolled back (dry run)", "")
-        assert await said("undo", "ds/agent") == (0, f"{named} rolled back", "")
+        assert await said("undo", "ds/agent", "--dry-run=server") == dry
+        assert await said("undo", "ds/agent", "--dry-run=none") == (0, f"{named} rolled back", "")
         skipped = f"{named} skipped rollback (current template already matches revision 1)"
         assert await said("undo", "ds/agent", "--to-revision=1") == (0, skipped, "")
         code, out, err = await said("undo", "ds/agent", "--to-revision", "7")

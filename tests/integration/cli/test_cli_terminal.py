@@ -149,10 +149,18 @@ def test_colour_can_be_forbidden(
     assert colour.search(coloured.screen)
 
 
+@pytest.mark.parametrize(
+    ("columns", "reasons"),
+    [("200", "4 Outdated, 2 NotReady, 1 Creating"), ("60", "4 Out.*…")],
+)
 async def test_rollout_status_shows_a_bar(
-    terminal: Callable[..., Terminal], bus: JetStreamBus, server: EmbeddedServer
+    terminal: Callable[..., Terminal],
+    bus: JetStreamBus,
+    server: EmbeddedServer,
+    columns: str,
+    reasons: str,
 ) -> None:
-    """In a terminal a rollout is a bar with what it waits for; in the end there is one line."""
+    """In a terminal a rollout is a bar with what it waits for, which is cut off first; in the end there is one line."""
     daemonset = builders.daemonset(update_strategy=UpdateStrategy(type="RollingUpdate"))
 
     async def write(message: AnyMessage) -> None:
@@ -174,10 +182,10 @@ async def test_rollout_status_shows_a_bar(
         )
 
     await write(DaemonSetObserved(daemonset=daemonset))
-    await write(status(3, "RolloutProgressing", Outdated=7))
+    await write(status(3, "RolloutProgressing", Outdated=4, NotReady=2, Creating=1))
     words = ("rollout", "status", "ds/agent", "--fleet", bus.subjects.fleet)
-    shown = terminal(*words, address=server.url)
-    await asyncio.to_thread(shown.wait_for, r"3/10 updated, 10 available.*7 Outdated")
+    shown = terminal(*words, address=server.url, COLUMNS=columns)
+    await asyncio.to_thread(shown.wait_for, rf"3/10 updated, 10 available.*{reasons}")
     await write(status(10, "RolloutComplete"))
     assert await asyncio.to_thread(shown.ended) == 0
     shown.wait_for(r'daemon set "agent" successfully rolled out')

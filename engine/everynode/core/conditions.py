@@ -42,7 +42,7 @@ class Outlook(NamedTuple):
     """What the conditions follow from, besides the counters; numbers of nodes.
 
     Attributes:
-        undone: Nodes that count and have no available pod of the wanted revision.
+        undone: Nodes that count and have no available pod of the wanted revision, or still an old one.
         outdated: Nodes that count and have a pod of another revision.
         ended: Nodes on which pods end, one after the other.
         failing: Nodes for which commands have failed lately.
@@ -72,26 +72,27 @@ def conditions(status: Status, previous: Status | None, outlook: Outlook) -> Sta
         previous: What was reported before of the same set; ``None`` if nothing was.
         outlook: What else is to be known.
     """
-    before = None if previous is None else previous.condition(PROGRESSING)
-    moved = previous is None or _has_moved(status, previous)
-    # The time for which it was paused, held or complete does not count.
-    under_way = before is not None and before.reason in _UNDER_WAY
-    since_ms = before.last_update_ms if before and under_way and not moved else outlook.now_ms
-    complete = _stays_complete(status, previous, outlook)
-    progressing = complete or _progressing(status, outlook, since_ms)
-    if before is not None and not moved and before.reason == progressing.reason:
-        since_ms = before.last_update_ms
-    said = (
-        (AVAILABLE, _available(status, outlook)),
-        (DEGRADED, _degraded(outlook, progressing)),
-        (PROGRESSING, progressing),
+    standing = None  # what was said of a rollout that has not moved since
+    if previous is not None and not _has_moved(status, previous):
+        standing = previous.condition(PROGRESSING)
+    since_ms = outlook.now_ms
+    if standing is not None and standing.reason in _UNDER_WAY:
+        since_ms = (
+            standing.last_update_ms
+        )  # the time for which it was paused or held does not count
+    progressing = _stays_complete(status, previous, outlook) or _progressing(
+        status, outlook, since_ms
     )
-    found = tuple(_condition(kind, item, previous, outlook.now_ms) for kind, item in said)
-    dated = tuple(
-        structs.replace(item, last_update_ms=since_ms) if item.type == PROGRESSING else item
-        for item in found
+    if standing is not None and standing.reason == progressing.reason:
+        since_ms = standing.last_update_ms
+    degraded = _degraded(outlook, progressing)
+    under_way = _condition(PROGRESSING, progressing, previous, outlook.now_ms)
+    found = (
+        _condition(AVAILABLE, _available(status, outlook), previous, outlook.now_ms),
+        _condition(DEGRADED, degraded, previous, outlook.now_ms),
+        structs.replace(under_way, last_update_ms=since_ms),
     )
-    return structs.replace(status, conditions=dated)
+    return structs.replace(status, conditions=found)
 
 
 def _stays_complete(status: Status, previous: Status | None, outlook: Outlook) -> _Said | None:
@@ -168,8 +169,8 @@ def _progressing(status: Status, outlook: Outlook, moved_ms: int) -> _Said:
     held = f"{done}; {rollout.held} stay on an old one for now"
     if strategy.paused:
         return _Said("Unknown", ROLLOUT_PAUSED, f"{held}: it is paused")
-    if rollout.held and outlook.undone <= rollout.held:
-        return _Said("True", ROLLOUT_HELD, f"{held}: as partition and selector ask for")
+    if outlook.undone <= rollout.held:
+        return _Said("True", ROLLOUT_HELD, f"{held}: as {_holds(strategy)} asks for")
     text = f"{done}; {_obstacles(status, outlook)}"
     deadline_ms = strategy.progress_deadline_seconds * 1_000
     if deadline_ms and outlook.now_ms >= moved_ms + deadline_ms:
@@ -178,11 +179,18 @@ def _progressing(status: Status, outlook: Outlook, moved_ms: int) -> _Said:
     return _Said("True", ROLLOUT_PROGRESSING, text)
 
 
+def _holds(strategy: UpdateStrategy) -> str:
+    named = {"partition": strategy.partition, "selector": strategy.selector}
+    return " and ".join(name for name, given in named.items() if given)
+
+
 def _obstacles(status: Status, outlook: Outlook) -> str:
     """Say what uses up the budget, and why the other nodes are not done."""
     budget, rollout = outlook.rollout.budget, outlook.rollout
-    used = f"{len(rollout.unavailable)} of at most {budget.max_unavailable} unavailable"
-    if budget.max_surge:
-        used = f"{len(rollout.surging)} of at most {budget.max_surge} with a second pod"
+    used = ""
+    if outlook.outdated and budget.max_surge:
+        used = f"{len(rollout.surging)} of at most {budget.max_surge} with a second pod; "
+    elif outlook.outdated:
+        used = f"{len(rollout.unavailable)} of at most {budget.max_unavailable} unavailable; "
     reasons = ", ".join(f"{reason} {count}" for reason, count in status.waiting_nodes.items())
-    return f"{used}; waiting: {reasons}"
+    return f"{used}waiting: {reasons}"

@@ -7,6 +7,7 @@ Owned by ``setstate``, brought up to date by ``state`` before anybody reads it, 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pyroaring import BitMap
@@ -35,6 +36,7 @@ _FACTS = (
     "outdated",
     "serving",
     "replaced",
+    "renewing",
     "coming",
     "leaving",
     "ending",
@@ -62,6 +64,7 @@ class Coverage:
         current, outdated: Nodes with a live pod of the wanted revision, and of another.
         serving: Nodes with a live pod that is available.
         replaced: Nodes with a live and available pod of the wanted revision.
+        renewing: Nodes with a live pod of the wanted revision that is ready.
         coming: Nodes with a pending create of the wanted revision.
         leaving: Nodes with a pending delete, or one that is said to be done and has shown no effect.
         ending: Nodes with a pod that is on its way out.
@@ -84,7 +87,7 @@ class Coverage:
         self.adoptable, self.busy, self.cooling = BitMap(), BitMap(), BitMap()
         self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
         self.current, self.outdated = BitMap(), BitMap()
-        self.serving, self.replaced = BitMap(), BitMap()
+        self.serving, self.replaced, self.renewing = BitMap(), BitMap(), BitMap()
         self.coming, self.leaving = BitMap(), BitMap()
         self.ending, self.ended, self.failing = BitMap(), BitMap(), BitMap()
         self.troubled, self.blamed = BitMap(), BitMap()
@@ -112,9 +115,7 @@ class Coverage:
         """
         if changes is None:
             self._reset(state, index)
-            keys = state.touched.union(
-                state.pods_on, state.pending_on, state.cooling_nodes, state.orphans_on
-            )
+            keys = state.touched.union(*_tables(state))
         else:
             self._replace(state, index, changes)
             keys = state.touched
@@ -171,15 +172,7 @@ class Coverage:
         self._excluded = None
         self._forget_backlogs(ids)
         for key, _ in changes:
-            if any(
-                key in known
-                for known in (
-                    state.pods_on,
-                    state.pending_on,
-                    state.cooling_nodes,
-                    state.orphans_on,
-                )
-            ):
+            if any(key in table for table in _tables(state)):
                 state.touched.add(key)
 
     def _forget_backlogs(self, ids: BitMap) -> None:
@@ -232,6 +225,7 @@ class Coverage:
             "outdated": len(new) < len(live),
             "serving": any(map(is_available, live)),
             "replaced": any(map(is_available, new)),
+            "renewing": any(pod.ready for pod in new),
             "coming": any(command.revision == state.revision for command in creates),
             "leaving": any(command.verb == "delete" for command in (*pending, *unseen)),
             "ending": any(pod.deleting for pod in counted),
@@ -249,6 +243,17 @@ class Coverage:
         self.surplus -= ids
         self.surplus |= (idle & (self.occupied | self.ended)) - self.tolerated
         self.surplus |= idle & self.excess
+
+
+def _tables(state: SetState) -> tuple[Collection[NodeKey], ...]:
+    """Return what names the nodes of which a set knows anything."""
+    return (
+        state.pods_on,
+        state.pending_on,
+        state.failures_on,
+        state.orphans_on,
+        state.last_gone_on,
+    )
 
 
 def _began_before(node: Node, state: SetState, pod: Pod) -> bool:

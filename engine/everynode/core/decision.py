@@ -289,7 +289,7 @@ def _adoptable(state: SetState) -> BitMap:
 
 def _adopt(fleet: FleetState, state: SetState, key: NodeKey) -> list[Command]:
     adopted = claim(state, key, fleet.index.get(key), fleet.now_ms).adopted
-    if adopted is None or state.daemonset is None:
+    if adopted is None:
         return []
     return [_on_pod(AdoptPod, fleet, state, key, Unwanted(adopted, SELECTOR_MATCHES))]
 

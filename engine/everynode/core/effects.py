@@ -19,19 +19,17 @@ def has_taken_effect(state: SetState, pending: Pending) -> bool:
     """Say whether a command of the set was carried out, or has become pointless, by what was observed since."""
     command = pending.command
     known, gone = state.pods.get(command.pod_key), state.gone_pods.get(command.pod_key)
-    since = gone is not None and gone.sequence > pending.sequence
+    if gone is not None and gone.sequence > pending.sequence:
+        return True  # though the set may have got it back, or another of this name may be there
     if isinstance(command, CreatePod):
-        return known is not None or since
-    was_gone = gone is not None and gone.uid == command.pod_uid
-    if was_gone and since:
-        return True  # though the set may have got it back
+        return known is not None
     if isinstance(command, AdoptPod):
         # What else may become of an orphan is for the adapter to say: it may be hidden by its labels for a moment.
-        observed = known is not None and known.sequence > pending.sequence
-        owned = observed and known is not None and known.pod.uid == command.pod_uid
-        return owned or state.uid not in {"", command.daemonset_uid}
+        if known is not None and known.pod.uid == command.pod_uid:
+            return known.sequence > pending.sequence
+        return state.uid not in {"", command.daemonset_uid}
     if known is None:
-        return was_gone
+        return gone is not None and gone.uid == command.pod_uid
     return known.pod.uid != command.pod_uid or known.pod.deleting or _is_let_go(command, known.pod)
 
 

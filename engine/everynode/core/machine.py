@@ -101,26 +101,27 @@ class WorkerMachine:
                 break
             state = self.fleet.sets.get(key)
             if state is not None:
-                proposal = self._propose(key)
+                proposal = self._propose(key, state)
                 self._to_report.add(key)
-                if proposal is None and state.blocked_until > self.fleet.sequence:
-                    continue  # stays dirty: its batch is still on its way in
                 if proposal is not None:
                     self._in_flight[key] = proposal
                     self._await_outcomes(proposal)
                     found.append(proposal)
-                else:
-                    state.looked_at(state.uid, state.generation)
+                elif state.blocked_until > self.fleet.sequence:
+                    continue  # stays dirty: its batch is still on its way in
             self.fleet.dirty.discard(key)
         return found
 
-    def _propose(self, key: SetKey) -> Proposal | None:
+    def _propose(self, key: SetKey, state: SetState) -> Proposal | None:
         """Decide for one set; a bug that it meets is its own, and is kept for ``faults``."""
         try:
-            return propose(self.fleet, key, self.name)
+            proposal = propose(self.fleet, key, self.name)
         except Exception as error:  # noqa: BLE001 - the other sets must go on (L3)
             self._faults[key] = error
             return None
+        if proposal is None and state.blocked_until <= self.fleet.sequence:
+            state.looked_at(state.uid, state.generation)
+        return proposal
 
     def faults(self) -> dict[SetKey, Exception]:
         """Return what has gone wrong within this program, by set, since this was last asked."""
@@ -204,7 +205,7 @@ class WorkerMachine:
 
     def _tell_skipped(self, state: SetState) -> None:
         """Name the nodes that a rollout passes over, once each for as long as it does."""
-        skipped = rollout_of(state, self.fleet.index).skipped & state.coverage.outdated
+        skipped = rollout_of(state, self.fleet.index).skipped - state.coverage.replaced
         names = frozenset(self.fleet.index.key(node_id).name for node_id in skipped)
         new = names - self._skipped.get(state.key, frozenset())
         self._board.nodes_skipped(state.key, state.uid, sorted(new), self.fleet.now_ms)

@@ -37,9 +37,15 @@ NODES_NAMED_MAX = 5
 
 Type = Literal["Normal", "Warning"]
 
-_ENDED = {
-    POD_FAILED: (FAILED_DAEMON_POD, "Warning"),
-    POD_SUCCEEDED: (SUCCEEDED_DAEMON_POD, "Normal"),
+_ENDED: dict[str, tuple[str, Type, str]] = {
+    POD_FAILED: (FAILED_DAEMON_POD, "Warning", "failed"),
+    POD_SUCCEEDED: (SUCCEEDED_DAEMON_POD, "Normal", "ended"),
+}
+_TURNS: dict[str, tuple[str, Type]] = {
+    ROLLOUT_COMPLETE: (ROLLOUT_COMPLETE, "Normal"),
+    ROLLOUT_HELD: (ROLLOUT_HELD, "Normal"),
+    ROLLOUT_PAUSED: (ROLLOUT_PAUSED, "Normal"),
+    PROGRESS_DEADLINE_EXCEEDED: (ROLLOUT_STALLED, "Warning"),
 }
 _DONE = {
     "create": "Created",
@@ -65,7 +71,7 @@ class NoticeBoard:
     def take(self) -> list[Notice]:
         """Return what is to be written, set by set, in the order in which it happened; it is not waiting any more."""
         waiting, self._waiting = self._waiting, {}
-        return sorted(waiting.values(), key=lambda notice: notice.set_key)
+        return sorted(waiting.values(), key=lambda notice: (notice.set_key, notice.first_ms))
 
     def put_back(self, notice: Notice) -> None:
         """Say this later, as it could not be written; what came meanwhile is added."""
@@ -116,13 +122,10 @@ class NoticeBoard:
         """A command was decided; that a pod has ended is worth a word."""
         if command.reason not in _ENDED:
             return
-        reason, kind = _ENDED[command.reason]
-        ended = "failed" if reason == FAILED_DAEMON_POD else "ended"
+        reason, kind, ended = _ENDED[command.reason]
         message = f"Pod {command.pod} on node {command.node} has {ended} and is replaced"
         where = (command.node, command.pod)
-        uid = command.daemonset_uid
-        warning: Type = "Warning" if kind == "Warning" else "Normal"
-        self._tell(command.set_key, uid, warning, reason, message, now_ms, *where)
+        self._tell(command.set_key, command.daemonset_uid, kind, reason, message, now_ms, *where)
 
     def selects_all(self, key: SetKey, uid: str, now_ms: int) -> None:
         """A set's selector is empty; it is told once."""
@@ -140,10 +143,10 @@ class NoticeBoard:
             return
         key, uid = after.set_key, after.daemonset_uid
         began = before is None or before.revision != after.revision
+        now = structs.replace(now, message=f"Revision {after.revision}: {now.message}")
         if began:
             self._progress_told_ms[key] = now_ms
-            message = f"Rollout of revision {after.revision}: {now.message}"
-            self._tell(key, uid, "Normal", ROLLOUT_STARTED, message, now_ms)
+            self._tell(key, uid, "Normal", ROLLOUT_STARTED, now.message, now_ms)
         if began or was is None or was.reason != now.reason:
             self._rollout_turned(key, uid, now, now_ms, began=began)
         elif now.reason == ROLLOUT_PROGRESSING and now.last_update_ms != was.last_update_ms:
@@ -152,16 +155,15 @@ class NoticeBoard:
     def _rollout_turned(
         self, key: SetKey, uid: str, now: Condition, now_ms: int, *, began: bool
     ) -> None:
-        match now.reason:
-            case reason if reason in {ROLLOUT_COMPLETE, ROLLOUT_HELD, ROLLOUT_PAUSED}:
-                self._tell(key, uid, "Normal", reason, now.message, now_ms)
-            case reason if reason == PROGRESS_DEADLINE_EXCEEDED:
-                self._tell(key, uid, "Warning", ROLLOUT_STALLED, now.message, now_ms)
-            case reason if reason == ROLLOUT_PROGRESSING and not began:
-                self._rollout_goes_on(key, uid, now, now_ms)
+        if now.reason in _TURNS:
+            reason, kind = _TURNS[now.reason]
+            self._tell(key, uid, kind, reason, now.message, now_ms)
+        elif now.reason == ROLLOUT_PROGRESSING and not began:
+            self._rollout_goes_on(key, uid, now, now_ms)
 
     def _rollout_goes_on(self, key: SetKey, uid: str, now: Condition, now_ms: int) -> None:
-        if now_ms - self._progress_told_ms.get(key, 0) >= PROGRESS_INTERVAL_MS:
+        told_ms = self._progress_told_ms.get(key)
+        if told_ms is None or now_ms - told_ms >= PROGRESS_INTERVAL_MS:
             self._progress_told_ms[key] = now_ms
             self._tell(key, uid, "Normal", ROLLOUT_PROGRESSING, now.message, now_ms)
 
@@ -170,7 +172,7 @@ class NoticeBoard:
         if not names:
             return
         shown = ", ".join(names[:NODES_NAMED_MAX])
-        others = f" and {len(names) - NODES_NAMED_MAX} others" if names[NODES_NAMED_MAX:] else ""
+        others = f" and {len(names) - NODES_NAMED_MAX} more" if names[NODES_NAMED_MAX:] else ""
         message = (
             f"Skipped, as they were not ready before they got the new revision: {shown}{others}"
         )

@@ -112,8 +112,6 @@ def next_step(state: SetState, index: NodeIndex, within: BitMap, count_max: int)
     nodes = state.coverage
     limit = min(now.room, count_max)
     candidates = now.open & within
-    if not candidates or limit <= 0:
-        return Step([], [])
     broken = nodes.broken_backlog.first(candidates - nodes.ready, limit, index.key)
     if state.surges:
         budget = now.budget.max_surge - len(now.surging)

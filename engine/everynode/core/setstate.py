@@ -207,7 +207,7 @@ class SetState:
         last = self.last_gone_on.get(node)
         if last is None or (last.owner_uid, last.generation) != (self.uid, self.generation):
             return False
-        return last.failures > 0
+        return bool(last.failures)
 
     def set_wanted(self, daemonset: DaemonSet, constraints: Constraints, revision: str) -> None:
         """Take over what is wanted now; every node is looked at afresh."""
@@ -451,13 +451,11 @@ class SetState:
     @property
     def progress_deadline_ms(self) -> int:
         """Return when, by the last report, the rollout will have made no progress for too long."""
-        seconds = (
-            0
-            if self.daemonset is None
-            else self.daemonset.update_strategy.progress_deadline_seconds
-        )
+        seconds = self.strategy.progress_deadline_seconds
         progressing = None if self.status is None else self.status.condition(PROGRESSING)
-        if not seconds or progressing is None or progressing.reason != ROLLOUT_PROGRESSING:
+        if self.daemonset is None or not seconds or progressing is None:
+            return NEVER_MS
+        if progressing.reason != ROLLOUT_PROGRESSING:
             return NEVER_MS
         return progressing.last_update_ms + seconds * 1_000
 

@@ -23,6 +23,7 @@ SKIPPED = "Skipped"
 TERMINATING = "Terminating"
 BACK_OFF = "BackOff"
 COMMAND_FAILED = "CommandFailed"
+ADOPTING = "Adopting"
 CREATING = "Creating"
 NO_POD = "NoPod"
 
@@ -49,7 +50,9 @@ def compute_status(fleet: FleetState, key: SetKey, previous: Status | None = Non
     desired = len(nodes.eligible)
     available = nodes.eligible.intersection_cardinality(nodes.available)
     waiting = _waiting(state, fleet.index, rollout)
-    seen = max(state.decided_generation, 0 if previous is None else previous.observed_generation)
+    seen = state.decided_generation
+    if previous is not None:
+        seen = max(seen, previous.observed_generation)
     status = Status(
         namespace=daemonset.namespace,
         daemonset=daemonset.name,
@@ -69,7 +72,7 @@ def compute_status(fleet: FleetState, key: SetKey, previous: Status | None = Non
     outlook = Outlook(
         strategy=daemonset.update_strategy,
         rollout=rollout,
-        undone=len(rollout.counting - nodes.replaced),
+        undone=len((rollout.counting - nodes.replaced) | (rollout.counting & nodes.outdated)),
         outdated=len(rollout.counting & nodes.outdated),
         ended=len(nodes.eligible & (nodes.failing | nodes.ended)),
         failing=len(nodes.troubled & _to_do(state)),
@@ -89,24 +92,25 @@ def _to_do(state: SetState) -> BitMap:
 def _waiting(state: SetState, index: NodeIndex, rollout: Rollout) -> dict[str, int]:
     """Count the eligible nodes without an available pod of the wanted revision, each by its first reason."""
     nodes = state.coverage
-    left = nodes.eligible - nodes.replaced
     live = nodes.occupied
+    left = nodes.eligible - nodes.replaced
     reasons = (
         (SKIPPED, rollout.skipped),
         (UNREACHABLE, index.unready - nodes.serving),
         (BACK_OFF, nodes.ended - live),
-        (TERMINATING, nodes.ending - live),
+        (TERMINATING, (nodes.ending - live) | nodes.leaving),
+        (ADOPTING, nodes.adoptable),
         (CREATING, nodes.busy - live),
         (COMMAND_FAILED, nodes.cooling - live),
-        (NO_POD, left - live),
         (OUTDATED, (nodes.outdated & nodes.serving) - nodes.current),
-        (NOT_AVAILABLE_YET, nodes.ready),
-        (NOT_READY, left),
+        (NOT_AVAILABLE_YET, nodes.renewing | (nodes.ready - nodes.current)),
+        (NOT_READY, live),
+        (NO_POD, nodes.eligible),
     )
     counts: dict[str, int] = {}
     for reason, where in reasons:
-        found: BitMap = left & where
-        if found:
-            counts[reason] = len(found)
-        left = left - found
+        count = left.intersection_cardinality(where)
+        if count:
+            counts[reason] = count
+        left = left - where
     return dict(sorted(counts.items()))

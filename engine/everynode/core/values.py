@@ -58,9 +58,7 @@ class PodKey(NamedTuple):
     name: Name
 
 
-class Value(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", gc=False
-):
+class Value(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
     """Base of all values: immutable, camelCase on the wire, defaults left out."""
 
 

@@ -89,6 +89,18 @@ class Uncordon(_Request, frozen=True, tag="uncordon"):
     node: Name
 
 
+class StopNode(_Request, frozen=True, tag="stop-node"):
+    """Let a node become not ready, with its pods, as if its power were cut."""
+
+    node: Name
+
+
+class StartNode(_Request, frozen=True, tag="start-node"):
+    """Take that back."""
+
+    node: Name
+
+
 class AddNode(_Request, frozen=True, tag="add-node"):
     """Let nodes join: one of this name, or as many as ``count`` with names made for them.
 
@@ -138,6 +150,8 @@ Request = (
     | TaintNode
     | Cordon
     | Uncordon
+    | StopNode
+    | StartNode
     | AddNode
     | DeleteNode
     | DeletePodRequest
@@ -177,6 +191,10 @@ def execute(fleet: SimulatedFleet, backend: str, request: Request) -> dict[str, 
             changed = fleet.cordon(request.node)
         case Uncordon():
             changed = fleet.cordon(request.node, unschedulable=False)
+        case StopNode():
+            changed = fleet.set_node_ready(request.node, ready=False)
+        case StartNode():
+            changed = fleet.set_node_ready(request.node, ready=True)
         case AddNode():
             return {"nodes": _add_nodes(fleet, backend, request)}
         case DeleteNode():

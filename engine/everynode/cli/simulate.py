@@ -189,6 +189,26 @@ async def uncordon_node(
     return await _ask(target, backend, request, _said(NODES, node, "uncordoned"))
 
 
+@app.command("stop-node", epilog="Example: everynode simulate stop-node web-1")
+@connected()
+async def stop_node(
+    target: Target, node: NodeName, *, backend: Backend = BACKEND_DEFAULT
+) -> ExitCode:
+    """Let a node become not ready, with its pods, as if its power were cut."""
+    request = {"verb": "stop-node", "node": _checked_node(node)}
+    return await _ask(target, backend, request, _said(NODES, node, "stopped"))
+
+
+@app.command("start-node", epilog="Example: everynode simulate start-node web-1")
+@connected()
+async def start_node(
+    target: Target, node: NodeName, *, backend: Backend = BACKEND_DEFAULT
+) -> ExitCode:
+    """Take back what stop-node did."""
+    request = {"verb": "start-node", "node": _checked_node(node)}
+    return await _ask(target, backend, request, _said(NODES, node, "started"))
+
+
 @app.command("add-node", epilog="Example: everynode simulate add-node web-9 -l disk=ssd")
 @connected()
 async def add_node(

@@ -381,6 +381,10 @@ def test_simulated_nodes_come_and_go(fleet_up: Everynode) -> None:
     assert fleet_up("simulate", "cordon-node", name).code == 0
     fleet_up.until("get", "nodes", name, holds=lambda out: "SchedulingDisabled" in out)
     assert fleet_up("simulate", "uncordon-node", name).code == 0
+    assert fleet_up("simulate", "stop-node", name).out == f"node/{name} stopped\n"
+    fleet_up.until("get", "nodes", name, holds=lambda out: "NotReady" in out)
+    assert fleet_up("simulate", "start-node", name).code == 0
+    fleet_up.until("get", "nodes", name, holds=lambda out: "NotReady" not in out)
     fleet_up.until("get", "nodes", name, holds=lambda out: "SchedulingDisabled" not in out)
     assert fleet_up("simulate", "delete-node", name).code == 0
     fleet_up.until("get", "pods", "-A", holds=lambda out: name not in out)

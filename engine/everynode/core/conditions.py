@@ -170,7 +170,7 @@ def _progressing(status: Status, outlook: Outlook, moved_ms: int) -> _Said:
     if strategy.paused:
         return _Said("Unknown", ROLLOUT_PAUSED, f"{held}: it is paused")
     if outlook.undone <= rollout.held:
-        return _Said("True", ROLLOUT_HELD, f"{held}: as {_holds(strategy)} asks for")
+        return _Said("True", ROLLOUT_HELD, f"{held}: held by {_holds(strategy)}")
     text = f"{done}; {_obstacles(status, outlook)}"
     deadline_ms = strategy.progress_deadline_seconds * 1_000
     if deadline_ms and outlook.now_ms >= moved_ms + deadline_ms:

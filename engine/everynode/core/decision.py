@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pyroaring import BitMap
@@ -110,17 +111,14 @@ def _open_backends(fleet: FleetState, state: SetState) -> BitMap:
 
     Else one that gives no answer would hold up the others although the budget is not used up.
     """
-    limit = fleet.limits.changes_max
+    by_backend = fleet.index.by_backend
     if state.surges:
-        windows = _windows(fleet, state)
-        pending = {backend: state.creates_pending[backend, state.uid] for backend in windows}
+        windows, uid = _windows(fleet, state), state.uid
+        full = [name for name in by_backend if state.creates_pending[name, uid] >= windows[name]]
     else:
-        windows = dict.fromkeys(fleet.index.by_backend, limit)
-        pending = dict(state.changes_pending)
-    full = [backend for backend, window in windows.items() if pending.get(backend, 0) >= window]
-    return fleet.index.everything - BitMap.union(
-        EMPTY, *(fleet.index.by_backend[name] for name in full)
-    )
+        limit = fleet.limits.changes_max
+        full = [name for name in by_backend if state.changes_pending[name] >= limit]
+    return fleet.index.everything - BitMap.union(EMPTY, *(by_backend[name] for name in full))
 
 
 def left_alone(daemonset: DaemonSet) -> bool:
@@ -172,7 +170,7 @@ def _forget_records(state: SetState) -> tuple[_Other, ...]:
 def _creates(fleet: FleetState, state: SetState, add_on: list[int]) -> list[CreatePod]:
     """Make pods where there are none, then where the rollout adds one beside an old one."""
     creates: list[CreatePod] = []
-    new_pods = NewPods(state)
+    new_pods = NewPods(state, fleet.index, fleet.now_ms, fleet.limits)
     nodes = state.coverage
     for backend, window in _windows(fleet, state).items():
         room = window - state.creates_pending[backend, state.uid]
@@ -183,7 +181,7 @@ def _creates(fleet: FleetState, state: SetState, add_on: list[int]) -> list[Crea
         ids = nodes.creates_backlogs[backend].first(candidates, room, fleet.index.key)
         for node_id in ids:
             node = fleet.index.node(node_id)
-            revision = new_pods.revision(node_id, node.key, fleet.now_ms, fleet.limits)
+            revision = new_pods.revision(node_id, node.key)
             creates.append(_create(fleet, state, node, revision, NODE_HAS_NO_POD))
         beside = [fleet.index.node(node_id) for node_id in add_on]
         beside = [node for node in beside if node.backend == backend][: room - len(ids)]
@@ -200,11 +198,8 @@ def _windows(fleet: FleetState, state: SetState) -> dict[str, int]:
 
 
 def _on_backend(fleet: FleetState, backend: str, nodes: BitMap) -> BitMap:
-    """Return those of some nodes that belong to a backend; most fleets have only one."""
-    by_backend = fleet.index.by_backend
-    if len(by_backend) == 1 and backend in by_backend:
-        return nodes
-    return nodes & by_backend.get(backend, EMPTY)
+    """Return those of some nodes that belong to a backend."""
+    return nodes & fleet.index.by_backend.get(backend, EMPTY)
 
 
 def _create(
@@ -270,8 +265,7 @@ def _changes(fleet: FleetState, state: SetState, take_down: list[int]) -> list[C
         doomed += [(key, item) for key in old_on for item in _outdated(state, key)]
         found = [_removal(fleet, state, key, item) for key, item in doomed]
         orphans_on = _on_backend(fleet, backend, _adoptable(state))
-        joining = heapq.nsmallest(room, map(index.key, orphans_on))
-        found += [command for key in joining for command in _adopt(fleet, state, key)]
+        found += _adopt(fleet, state, heapq.nsmallest(room, map(index.key, orphans_on)))
         changes += found[:room]
     return changes
 
@@ -287,11 +281,13 @@ def _adoptable(state: SetState) -> BitMap:
     return (nodes.adoptable & nodes.tolerated) - nodes.busy - nodes.cooling
 
 
-def _adopt(fleet: FleetState, state: SetState, key: NodeKey) -> list[Command]:
-    adopted = claim(state, key, fleet.index.get(key), fleet.now_ms).adopted
-    if adopted is None:
-        return []
-    return [_on_pod(AdoptPod, fleet, state, key, Unwanted(adopted, SELECTOR_MATCHES))]
+def _adopt(fleet: FleetState, state: SetState, keys: Iterable[NodeKey]) -> list[Command]:
+    claimed = (claim(state, key, fleet.index.get(key), fleet.now_ms).adopted for key in keys)
+    return [
+        _on_pod(AdoptPod, fleet, state, pod.node_key, Unwanted(pod, SELECTOR_MATCHES))
+        for pod in claimed
+        if pod is not None
+    ]
 
 
 def _may_touch(fleet: FleetState, state: SetState, key: NodeKey) -> bool:

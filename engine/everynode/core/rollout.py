@@ -132,32 +132,46 @@ class NewPods:
 
     Args:
         state: The set; it is wanted, its bitmaps are up to date.
+        index: The fleet's nodes.
+        now_ms: Log time.
+        limits: How long it is remembered what a node had.
     """
 
-    def __init__(self, state: SetState) -> None:
+    def __init__(self, state: SetState, index: NodeIndex, now_ms: int, limits: Limits) -> None:
         """Count what may still get the wanted revision."""
-        self._state = state
+        self._state, self._now_ms, self._limits = state, now_ms, limits
         nodes = state.coverage
         desired = len(nodes.eligible)
         keeping = budget_of(state.strategy, desired).partition
-        have = nodes.eligible.intersection_cardinality(nodes.current | nodes.coming)
-        self._room = desired - keeping - have if keeping else desired
         counts = state.revision_counts
         old = (item for item in state.revisions.values() if item.hash != state.revision)
         used = [(counts[item.hash], item.number, item.hash) for item in old if counts[item.hash]]
         self._old = max(used)[2] if used else ""
+        self._room = desired
+        if keeping and len(state.revisions) > 1:  # else there is nothing to keep
+            have = nodes.eligible & (nodes.current | nodes.coming)
+            without = nodes.eligible - nodes.occupied - nodes.coming
+            again = [node_id for node_id in without if self._had_wanted(index.key(node_id))]
+            self._room = desired - keeping - len(have) - len(again)
 
-    def revision(self, node_id: int, key: NodeKey, now_ms: int, limits: Limits) -> str:
+    def revision(self, node_id: int, key: NodeKey) -> str:
         """Return the revision for the next pod, on this node; it counts from then on."""
-        state, wanted = self._state, self._state.revision
+        state = self._state
         strategy = state.strategy
+        if self._had_wanted(key):
+            return state.revision  # it is counted already
         if strategy.type == ROLLING_UPDATE:
-            before = revision_before(state, key, now_ms, limits)
             spared = strategy.paused or node_id not in state.coverage.chosen
-            if self._room <= 0 or (spared and before != wanted):
-                known = before in state.revisions and before != wanted
-                old = before if known else self._old
+            if self._room <= 0 or spared:
+                before = self._before(key)
+                old = before if before in state.revisions else self._old
                 if old:
                     return old
         self._room -= 1
-        return wanted
+        return state.revision
+
+    def _had_wanted(self, key: NodeKey) -> bool:
+        return self._before(key) == self._state.revision
+
+    def _before(self, key: NodeKey) -> str:
+        return revision_before(self._state, key, self._now_ms, self._limits)

@@ -286,26 +286,18 @@ class SetState:
 
     def put_orphan(self, pod: Pod, sequence: int) -> None:
         """Take in a pod that nobody controls and that the selector selects, as it is now."""
-        self._forget_orphan(pod.key)
+        self.drop_orphan(pod.key)
         self.orphans[pod.key] = KnownPod(pod, sequence)
         self.orphans_on[pod.node_key] = (*self.orphans_on.get(pod.node_key, ()), pod.key)
         self.touched.add(pod.node_key)
-        self._settle_on(pod.node_key)
 
     def drop_orphan(self, key: PodKey) -> None:
         """Take in that there is no such pod, or that it is somebody's, or that the selector does not select it."""
-        node = self._forget_orphan(key)
-        if node is not None:
-            self._settle_on(node)
-
-    def _forget_orphan(self, key: PodKey) -> NodeKey | None:
         known = self.orphans.pop(key, None)
-        if known is None:
-            return None
-        node = known.pod.node_key
-        _remove_from(self.orphans_on, node, key)
-        self.touched.add(node)
-        return node
+        if known is not None:
+            node = known.pod.node_key
+            _remove_from(self.orphans_on, node, key)
+            self.touched.add(node)
 
     def forget_gone(self, key: PodKey, sequence: int) -> None:
         """Forget a pod that went long ago."""

@@ -86,7 +86,8 @@ def _to_do(state: SetState) -> BitMap:
     nodes = state.coverage
     misplaced = (nodes.occupied | nodes.ended) - nodes.tolerated
     lacking = nodes.eligible - nodes.occupied
-    return lacking | misplaced | nodes.excess | nodes.adoptable | (nodes.outdated & nodes.eligible)
+    old = nodes.eligible & nodes.outdated
+    return BitMap.union(lacking, misplaced, nodes.excess, nodes.adoptable, old)
 
 
 def _waiting(state: SetState, index: NodeIndex, rollout: Rollout) -> dict[str, int]:

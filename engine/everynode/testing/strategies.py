@@ -188,15 +188,25 @@ rollout_selectors = st.sampled_from(
 
 
 @st.composite
-def update_strategies(draw: st.DrawFn, *, surge: bool = False) -> UpdateStrategy:
-    """Draw how a rollout goes; with surge at times, or never."""
+def update_strategies(
+    draw: st.DrawFn, *, surge: bool = False, busy: bool = False
+) -> UpdateStrategy:
+    """Draw how a rollout goes.
+
+    Args:
+        draw: Hypothesis'.
+        surge: Whether there is surge at times.
+        busy: Draw no strategy that replaces nothing.
+    """
     limit = draw(numbers_of_nodes)
-    surging = surge and draw(st.sampled_from((True, True, True, False)))
+    surging = surge and (busy or draw(st.sampled_from((True, True, True, False))))
     return UpdateStrategy(
-        type=draw(st.sampled_from(("RollingUpdate",) * 5 + ("OnDelete",))),
+        type="RollingUpdate"
+        if busy
+        else draw(st.sampled_from(("RollingUpdate",) * 5 + ("OnDelete",))),
         max_unavailable=0 if surging else limit,
         max_surge=limit if surging else 0,
-        paused=draw(st.sampled_from((False, False, False, True))),
+        paused=not busy and draw(st.sampled_from((False, False, False, True))),
         partition=draw(partitions),
         selector=draw(rollout_selectors),
         progress_deadline_seconds=draw(st.sampled_from((0, 60, 600))),

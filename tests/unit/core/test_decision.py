@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from msgspec import structs
 
-from everynode.core.commands import Counts, CreatePod, DeletePod, ReasonCount
-from everynode.core.decision import _create, propose, unwanted
+from everynode.core.commands import COMMANDS, Counts, CreatePod, DeletePod, ReasonCount
+from everynode.core.decision import (
+    _create,
+    left_alone,
+    propose,
+    selects_everything,
+    unwanted,
+)
 from everynode.core.events import RevisionRecorded, Tick
 from everynode.core.pacing import RECORDS_MAX, Limits
+from everynode.core.values import Node, Pod, Requirement, Selector, UpdateStrategy
 from everynode.errors import InvariantError
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import (
@@ -123,6 +131,28 @@ def test_more_revisions_than_a_batch_holds_go_in_turn() -> None:
     sizes = [proposal.decision.size for _ in range(4) for proposal in world.decide()]
 
     assert sizes == [RECORDS_MAX] + 3 * [RECORDS_MAX - 1]
+
+
+# Sets that are left alone
+
+
+@pytest.mark.parametrize(
+    ("changes", "everything"),
+    [
+        ({"selector": Selector()}, True),
+        ({"selector": Selector(match_labels={"app": "agent"})}, False),
+        (
+            {"selector": Selector(match_expressions=(Requirement(key="a", operator="Exists"),))},
+            False,
+        ),
+    ],
+)
+def test_which_selector_selects_everything(changes: dict[str, Any], everything: bool) -> None:
+    """S1: only the empty one does, and a set that has it is left alone, as is one that is being deleted."""
+    wanted = structs.replace(AGENT, **changes)
+
+    assert (everything, everything) == (selects_everything(wanted), left_alone(wanted))
+    assert left_alone(structs.replace(wanted, deleting=True))
 
 
 # How much at once
@@ -329,3 +359,47 @@ def test_proposing_changes_nothing() -> None:
     world.read(world.worker)
 
     assert propose(world.worker.fleet, SET, "w") == propose(world.worker.fleet, SET, "w")
+
+
+# Whose turn it is
+
+
+@pytest.mark.parametrize(
+    "has",
+    [
+        pytest.param(lambda on: pods_on(on, 0), id="missing"),
+        pytest.param(lambda on: pods_on(on, 2), id="surplus"),
+        pytest.param(lambda on: pods_on(on, 1, revision="old"), id="to be replaced"),
+        pytest.param(lambda on: pods_on(on, 1, revision="old", ready=False), id="down"),
+    ],
+)
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_node_with_the_id_of_another_has_its_own_turn(
+    has: Callable[[Node], list[Pod]], changed: bool
+) -> None:
+    """L3: the first node by name comes first, whatever was there under its id, and whether the set changed too."""
+    wanted = structs.replace(AGENT, update_strategy=UpdateStrategy(type="RollingUpdate"))
+    nodes = [node(name) for name in ("b", "c", "d")]
+    pods = [found for on in nodes for found in has(on)]
+    world = situation(wanted, nodes, pods, Limits(creates_max=1, changes_max=1))
+
+    def first() -> str:
+        world.read(world.worker)
+        proposal = propose(world.worker.fleet, SET, "w")
+        assert proposal is not None
+        (command,) = (item for item in proposal.others if isinstance(item, COMMANDS))
+        return command.node
+
+    assert first() == "b"
+    node_id = world.worker.fleet.index.ids[node("b").key]
+    world.remove_node(node("b").key)
+    for found in has(node("b")):
+        world.remove_pod(found.key)
+    world.put_node(node("a"))
+    for found in has(node("a")):
+        world.put_pod(found)
+    if changed:
+        world.apply(structs.replace(wanted, generation=2))
+
+    assert first() == "a"
+    assert node_id == world.worker.fleet.index.ids[node("a").key]

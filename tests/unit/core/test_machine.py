@@ -172,6 +172,20 @@ def test_a_worker_that_starts_from_state_decides_as_one_that_was_there() -> None
     assert proposed(world) == fresh.proposals(10)[0]
 
 
+def test_a_worker_that_has_read_nothing_but_state_decides() -> None:
+    """L1: a log of which nothing is left but the last word about each thing is enough to go on from."""
+    world = World()
+    world.put_node(ONE)
+    world.apply(AGENT)
+    fresh = WorkerMachine("fresh", SHARDS, world.limits)
+    for record in world.kept.values():
+        fresh.load(record)
+
+    (proposal,) = fresh.proposals(10)
+
+    assert [ONE.name] == [item.node for item in proposal.others if isinstance(item, CreatePod)]
+
+
 def test_a_status_is_reported_once() -> None:
     """L2: what has been said is not said again, before and after it was read back."""
     world = situation(AGENT, [ONE], [])

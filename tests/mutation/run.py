@@ -56,17 +56,24 @@ EXAMPLES_MAX = 20
 CONCERNS = {
     "budget": ("test_situations.py", "test_setstate.py"),
     "claims": ("test_setstate.py", "test_situations.py"),
-    "commands": ("test_decision.py", "test_values.py"),
-    "conditions": ("test_status.py",),
+    "commands": ("test_values.py", "test_decision.py"),
+    "conditions": ("test_status_waiting.py", "test_status.py"),
     "coverage": ("test_status.py", "test_setstate.py"),
-    "events": ("test_state.py",),
-    "notices": ("test_decision.py", "test_situations.py"),
+    "decision": ("test_decision_commands.py", "test_decision_limits.py", "test_new_pods.py"),
+    "events": ("test_values.py", "test_state.py"),
+    "machine": ("test_machine_reports.py", "test_kubernetes_cases_ownership.py"),
+    "notices": ("test_kubernetes_cases_ownership.py", "test_kubernetes_cases_status.py"),
     "pacing": ("test_failures.py",),
     "placement": ("test_eligibility.py",),
     "revisions": ("test_decision.py", "test_state.py"),
-    "rollout": ("test_situations.py", "test_setstate.py"),
+    "rollout": ("test_new_pods.py", "test_situations.py", "test_setstate.py"),
     "selectors": ("test_eligibility.py",),
-    "setstate": ("test_failures.py", "test_situations.py"),
+    "setstate": (
+        *("test_setstate_pods.py", "test_setstate_failing.py", "test_failures.py"),
+        *("test_state.py", "test_situations.py"),
+    ),
+    "state": ("test_state_time.py", "test_setstate_failing.py", "test_situations.py"),
+    "status": ("test_status_waiting.py", "test_machine_reports.py"),
 }
 PROPERTIES = dict.fromkeys(
     ("eligibility", "index", "placement", "selectors"), ("tests/property/test_eligibility.py",)

@@ -8,69 +8,26 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.property.support_fingerprint import differences, fingerprint
 
-from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
-from everynode.core.decision import propose
+from everynode.core.commands import (
+    COMMANDS,
+    AdoptPod,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+)
 from everynode.core.eligibility import compile_constraints, verdict
 from everynode.core.events import NodeObserved, PodObserved
 from everynode.core.pacing import Limits
 from everynode.core.state import FleetState, Record
-from everynode.core.status import compute_status
-from everynode.core.values import DaemonSet, Node, NodeKey, Phase, PodKey, SetKey
+from everynode.core.values import DaemonSet, Node, Phase, PodKey, SetKey
 from everynode.testing import strategies
 from everynode.testing.world import World
 
 PHASES: tuple[Phase, ...] = ("Pending", "Running", "Failed", "Succeeded")
-
-
-def names(fleet: FleetState, bitmap: object) -> list[NodeKey]:
-    """Name the nodes of a bitmap: ids depend on who came first, names do not."""
-    return sorted(fleet.index.node(item).key for item in bitmap)  # type: ignore[attr-defined]
-
-
-def fingerprint(fleet: FleetState) -> dict[object, object]:
-    """Describe all that decisions depend on, in terms that do not depend on the order of arrival."""
-    found: dict[object, object] = {"now": fleet.now_ms, "nodes": sorted(fleet.index.ids)}
-    for key in sorted(fleet.sets):
-        state = fleet.refreshed(key)
-        if state.empty:
-            continue  # about to be forgotten, with its old failures
-        proposal = propose(fleet, key, "worker")
-        bitmaps = (
-            *("eligible", "tolerated", "held", "occupied", "excess", "busy", "cooling"),
-            *("missing", "surplus"),
-        )
-        found[key] = {
-            **{name: names(fleet, getattr(state.coverage, name)) for name in bitmaps},
-            "pods": sorted((key, known.pod) for key, known in state.pods.items()),
-            "pending": sorted(state.pending),
-            "stranded": sorted(state.coverage.stranded),
-            "revisions": sorted(state.revisions),
-            "windows": {
-                backend: state.slow_starts[backend].window(fleet.limits, fleet.now_ms)
-                for backend in strategies.BACKENDS
-            },
-            "status": compute_status(fleet, state.key),
-            "reported": state.status,
-            "proposal": proposal and (proposal.decision, proposal.others),
-        }
-    return found
-
-
-def differences(ours: dict[object, object], theirs: dict[object, object]) -> list[object]:
-    """List what two fingerprints differ in, for everything that the first one knows."""
-    found: list[object] = []
-    for key, mine in ours.items():
-        other = theirs.get(key)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            found += [
-                (key, field, mine[field], other[field])
-                for field in mine
-                if mine[field] != other[field]
-            ]
-        elif mine != other:
-            found.append((key, mine, other))
-    return found
 
 
 class Fleets(RuleBasedStateMachine):
@@ -161,7 +118,7 @@ class Fleets(RuleBasedStateMachine):
         """S1: never two live pods of a set on a node, measured at the backend."""
         seen: dict[tuple[str, str, str], list[PodKey]] = defaultdict(list)
         for pod in self.world.pods.values():
-            if pod.live:
+            if pod.live and pod.owner is not None:
                 seen[pod.owner.uid, pod.backend, pod.node_uid].append(pod.key)
         for pods in seen.values():
             assert len(pods) == 1, f"S1: {pods}"
@@ -169,7 +126,7 @@ class Fleets(RuleBasedStateMachine):
     @invariant()
     def every_command_is_accounted_for(self) -> None:
         """S4, S5: a command is settled, waits in the queue, or was never issued."""
-        issued = {m.id for _, _, m in self.world.log if isinstance(m, CreatePod | DeletePod)}
+        issued = {m.id for _, _, m in self.world.log if isinstance(m, COMMANDS)}
         settled = {m.id for _, _, m in self.world.log if isinstance(m, Outcome)}
         waiting = {command.id for command in self.world.queue}
         assert settled | waiting == issued
@@ -190,7 +147,7 @@ class Fleets(RuleBasedStateMachine):
             for node in world.nodes.values()
             if verdict(compile_constraints(daemonset), node).may_stay
         }
-        found = [(pod.owner.uid, pod.node_uid) for pod in world.pods.values()]
+        found = [(pod.owner.uid, pod.node_uid) for pod in world.pods.values() if pod.owner]
         assert len(found) == len(set(found)), "S1: a node has a pod too many"
         assert wanted <= set(found), "L1: a node lacks its pod"
         assert set(found) <= allowed, "L1: a pod is where it may not be"
@@ -216,8 +173,8 @@ TestHurriedFleets.settings = settings(stateful_step_count=40)
 def about(record: Record) -> object:
     """Name the object that a message is about: messages about one object keep their order."""
     match record.message:
-        case CreatePod(id=command_id) | DeletePod(id=command_id) | Outcome(id=command_id):
-            return command_id
+        case CreatePod() | DeletePod() | AdoptPod() | ReleasePod() | Outcome() as message:
+            return message.id
         case Decision() as decision:
             return ("decision", decision.set_key)
         case PodObserved(pod=pod):
@@ -235,18 +192,22 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], Limits]:
     world = machine.world
     for node in draw(st.lists(strategies.nodes(), max_size=4)):
         world.put_node(node)
-    world.apply_changed(strategies.plain_daemonset())
+    world.apply_changed(draw(strategies.rolling_daemonsets()))
     for _ in range(draw(st.integers(0, 4))):  # so that most histories have pods
         world.decide()
         while world.queue:
             world.carry_out()
     for _ in range(draw(st.integers(1, 25))):
         world.now_ms += 10
-        match draw(st.integers(0, 9)):
+        match draw(st.integers(0, 12)):
             case 0 | 1 | 2:
                 world.put_node(draw(strategies.nodes()))
             case 3:
                 world.apply_changed(draw(strategies.daemonsets()))
+            case 9 | 10:
+                world.apply_changed(draw(strategies.rolling_daemonsets()))
+            case 11 if owned := sorted(key for key, pod in world.pods.items() if pod.owner):
+                world.orphan(draw(st.sampled_from(owned)))
             case 4 if world.nodes:
                 world.remove_node(draw(st.sampled_from(sorted(world.nodes))))
             case 5 if world.pods:

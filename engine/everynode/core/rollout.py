@@ -144,11 +144,11 @@ class NewPods:
         desired = len(nodes.eligible)
         keeping = budget_of(state.strategy, desired).partition
         counts = state.revision_counts
-        old = (item for item in state.revisions.values() if item.hash != state.revision)
+        old = [item for item in state.revisions.values() if item.hash != state.revision]
         used = [(counts[item.hash], item.number, item.hash) for item in old if counts[item.hash]]
         self._old = max(used)[2] if used else ""
         self._room = desired
-        if keeping and len(state.revisions) > 1:  # else there is nothing to keep
+        if keeping and old:  # else there is nothing to keep
             have = nodes.eligible & (nodes.current | nodes.coming)
             without = nodes.eligible - nodes.occupied - nodes.coming
             again = [node_id for node_id in without if self._had_wanted(index.key(node_id))]

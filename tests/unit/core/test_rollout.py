@@ -103,36 +103,35 @@ def step(world: World, count_max: int = 100, within: str = "") -> tuple[list[str
 
 
 REVISION = new(node()).revision
+KINDS_OF_NODES = (
+    ("updated",),
+    ("outdated",),
+    ("down",),
+    ("empty",),
+    ("tainted", "k:NoSchedule"),
+    ("leaving",),
+    ("doomed",),
+    ("making",),
+    ("cooling",),
+    ("twice",),
+    ("busy",),
+    ("both",),
+    ("both-done",),
+    ("joining",),
+    ("ended",),
+    ("ended-joining",),
+    ("both-joining",),
+    ("updated-down",),
+    ("updated-doomed",),
+    ("unseen",),
+    ("tainted-joining", "k:NoSchedule"),
+)
+"""The name of a node of each kind, and its taints."""
 
 
 def every_kind_of_node(strategy: UpdateStrategy) -> World:
     """Make a world with one node of each kind that a rollout tells apart; each is called what it is."""
-    on = {
-        name: node(name, *taints)
-        for name, *taints in (
-            ("updated",),
-            ("outdated",),
-            ("down",),
-            ("empty",),
-            ("tainted", "k:NoSchedule"),
-            ("leaving",),
-            ("doomed",),
-            ("making",),
-            ("cooling",),
-            ("twice",),
-            ("busy",),
-            ("both",),
-            ("both-done",),
-            ("joining",),
-            ("ended",),
-            ("ended-joining",),
-            ("both-joining",),
-            ("updated-down",),
-            ("updated-doomed",),
-            ("unseen",),
-            ("tainted-joining", "k:NoSchedule"),
-        )
-    }
+    on = {name: node(name, *taints) for name, *taints in KINDS_OF_NODES}
     pods = [
         new(on["updated"]),
         old(on["outdated"]),

@@ -37,7 +37,7 @@ ROUNDS_MAX = 150
 
 STEPS = (
     *("decide", "carry out") * 3,
-    *("move on", "change a pod", "change a node", "lose an updated node"),
+    *("go on", "move on", "change a pod", "change a node", "lose an updated node"),
 )
 
 
@@ -136,6 +136,8 @@ class RollingFleet(RuleBasedStateMachine):
                     self.decide()
                 case "carry out" if self.world.queue:
                     self.carry_out(works=True)
+                case "go on":
+                    self.go_on(rounds=1)
                 case "move on":
                     self.move_on()
                 case "change a pod" if self.world.pods:

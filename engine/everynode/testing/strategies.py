@@ -210,7 +210,7 @@ def update_strategies(
         partition=draw(partitions),
         selector=draw(rollout_selectors),
         progress_deadline_seconds=draw(st.sampled_from((0, 60, 600))),
-        unreachable_nodes=draw(st.sampled_from(("Count", "Count", "Skip"))),
+        unreachable_nodes=draw(st.sampled_from(("Count", "Skip"))),
     )
 
 

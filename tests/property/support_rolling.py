@@ -22,7 +22,16 @@ from everynode.core.commands import Command
 from everynode.core.events import PodGone, StatusReported
 from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
-from everynode.core.values import DaemonSet, Node, NodeKey, Pod, Selector, SetKey, UpdateStrategy
+from everynode.core.values import (
+    DaemonSet,
+    Node,
+    NodeKey,
+    Pod,
+    Selector,
+    SetKey,
+    Taint,
+    UpdateStrategy,
+)
 from everynode.testing import strategies
 from everynode.testing.builders import node
 from everynode.testing.world import World
@@ -37,7 +46,7 @@ ROUNDS_MAX = 150
 
 STEPS = (
     *("decide", "carry out") * 3,
-    *("go on", "move on", "change a pod", "change a node", "lose an updated node"),
+    *("go on", "move on", "change a pod", "change a node", "taint a node", "lose an updated node"),
 )
 
 
@@ -144,8 +153,16 @@ class RollingFleet(RuleBasedStateMachine):
                     self.change_pod(data=data, phase="Running")
                 case "change a node" if self.world.nodes:
                     self.flip_node(data=data, ready=data.draw(st.booleans()))
+                case "taint a node" if self.world.nodes:
+                    self.taint_node(data)
                 case "lose an updated node":
                     self.lose_updated_node()
+
+    def taint_node(self, data: st.DataObject) -> None:
+        """A node takes no new pods any more, or does again; what runs there may stay."""
+        known = self.world.nodes[data.draw(st.sampled_from(sorted(self.world.nodes)))]
+        taints = () if known.taints else (Taint(key="broken", effect="NoSchedule"),)
+        self.world.put_node(structs.replace(known, taints=taints))
 
     def lose_updated_node(self) -> None:
         """The new version may be what has made the node go away."""

@@ -69,6 +69,7 @@ CONCERNS = {
     "rollout": ("test_new_pods.py", "test_situations.py", "test_setstate.py"),
     "selectors": ("test_eligibility.py",),
     "setstate": (
+        "test_setstate_decisions.py",
         *("test_setstate_pods.py", "test_setstate_failing.py", "test_failures.py"),
         *("test_state.py", "test_situations.py"),
     ),

@@ -73,7 +73,12 @@ CONCERNS = {
         *("test_setstate_pods.py", "test_setstate_failing.py", "test_failures.py"),
         *("test_state.py", "test_situations.py"),
     ),
-    "state": ("test_state_time.py", "test_setstate_failing.py", "test_situations.py"),
+    "state": (
+        "test_state_wakes.py",
+        "test_state_time.py",
+        "test_setstate_failing.py",
+        "test_situations.py",
+    ),
     "status": ("test_status_waiting.py", "test_machine_reports.py"),
 }
 PROPERTIES = dict.fromkeys(

@@ -381,8 +381,10 @@ class TroubledFleet(RollingFleet):
     @precondition(lambda self: self.world.pods)
     @rule(data=st.data(), labels=st.sampled_from(LABELS))
     def label_pod(self, data: st.DataObject, labels: dict[str, str]) -> None:
-        """Somebody changes a pod's labels."""
-        self.world.label_pod(self._pod(data).key, labels)
+        """Somebody changes a pod's labels; one that is stopping would be the set's again, beside its successor."""
+        pod = self._pod(data)
+        if not pod.deleting:
+            self.world.label_pod(pod.key, labels)
 
     @precondition(lambda self: self.world.pods)
     @rule(data=st.data())

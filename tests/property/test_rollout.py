@@ -5,10 +5,13 @@ Promises: S1, S2, S3, S6, L1, L2.
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from tests.property.support_rolling import RollingFleet, TroubledFleet
 
 from everynode.core.pacing import Limits
+
+pytestmark = pytest.mark.timeout(600)  # a red run takes its time to find the shortest history
 
 
 class HurriedFleet(TroubledFleet):

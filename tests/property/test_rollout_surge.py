@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,6 +23,8 @@ from everynode.testing.world import World
 
 KEY = SetKey("default", "agent")
 MIN_READY_SECONDS = 10
+
+pytestmark = pytest.mark.timeout(600)  # a red run takes its time to find the shortest history
 
 
 class SurgingFleet(RollingFleet):

@@ -364,12 +364,11 @@ class FleetState:
             state.revisions.pop(message.hash, None)
 
     def _commanded(self, command: Command, sequence: int, time_ms: int) -> None:
-        if command.expires_ms <= self.now_ms:
-            return
         state = self._set(command.set_key)
         state.issue(command, sequence)
         self._remember(time_ms, sequence, state.key, command.id)
         if command.id in state.pending:
+            # If it came too late to be carried out, it has failed: what is asked for next has another id.
             self._await(Due(command.expires_ms, state.key, command.node_key, command.id))
 
     def _outcome(self, outcome: Outcome, sequence: int, time_ms: int) -> None:

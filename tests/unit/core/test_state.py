@@ -450,7 +450,7 @@ def test_a_tombstone_of_an_unknown_node_wakes_nobody() -> None:
 
 
 def test_an_expired_command_is_not_pending() -> None:
-    """S4: a command that is read after its time is over is not waited for."""
+    """S4: a command that came after its time was over has failed: its outcome is not the next one's."""
     reader = Reader()
     command = DeletePod(
         id="late", backend="east", node="node-0", namespace="default",
@@ -461,7 +461,10 @@ def test_an_expired_command_is_not_pending() -> None:
 
     reader.read(command, at_ms=100)
 
-    assert not reader.fleet.sets
+    (state,) = reader.fleet.sets.values()
+    assert ({}, ["late"]) == (state.pending, list(state.failures))
+    (failure,) = state.failures.values()
+    assert 1 == failure.cooling.attempt
 
 
 def test_an_unknown_kind_of_message_only_moves_the_clock() -> None:

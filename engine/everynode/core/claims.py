@@ -45,13 +45,13 @@ class Claims(NamedTuple):
     Attributes:
         pods: The set's own on this very node, by seniority; those on their way out and those that must go included.
         unwanted: Pods that must be deleted or released, whether or not the node is tolerated.
-        held: A new pod would not be alone, or the name of another may be found here.
+        obstructed: A new pod would not be alone, or the name of another may be found here.
         adopted: The orphan that is to become the node's pod; ``None`` if there is none.
     """
 
     pods: list[Pod]
     unwanted: list[Unwanted]
-    held: bool
+    obstructed: bool
     adopted: Pod | None
 
 
@@ -86,13 +86,13 @@ def claim(state: SetState, key: NodeKey, node: Node | None, now_ms: int) -> Clai
             leaving |= reason in RELEASED
     if daemonset is not None:
         unwanted += _surplus(state, ours, now_ms)
-    held = leaving or any(_stands_in_the_way(state, pod) for pod in ours)
+    obstructed = leaving or any(_stands_in_the_way(state, pod) for pod in ours)
     adopted = None
-    if not held and not state.pods_on.get(key) and key in state.orphans_on:
+    if not obstructed and not state.pods_on.get(key) and key in state.orphans_on:
         orphans = (state.orphans[orphan].pod for orphan in state.orphans_on[key])
         candidates = [orphan for orphan in orphans if _adoptable(daemonset, orphan, node)]
         adopted = min(candidates, key=seniority, default=None)
-    return Claims(ours, unwanted, held or adopted is not None, adopted)
+    return Claims(ours, unwanted, obstructed or adopted is not None, adopted)
 
 
 def _disowned(state: SetState, pod: Pod, node: Node | None) -> str:

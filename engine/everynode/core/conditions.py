@@ -44,8 +44,8 @@ class Outlook(NamedTuple):
     Attributes:
         undone: Nodes that count and have no available pod of the wanted revision, or still an old one.
         outdated: Nodes that count and have a pod of another revision.
-        ended: Nodes on which pods end, one after the other.
-        failing: Nodes for which commands have failed lately.
+        pods_failing: Nodes on which pods end, one after the other.
+        commands_failing: Nodes for which commands have failed lately.
         now_ms: Log time.
     """
 
@@ -53,8 +53,8 @@ class Outlook(NamedTuple):
     rollout: Rollout
     undone: int
     outdated: int
-    ended: int
-    failing: int
+    pods_failing: int
+    commands_failing: int
     now_ms: int
 
 
@@ -75,14 +75,11 @@ def conditions(status: Status, previous: Status | None, outlook: Outlook) -> Sta
     standing = None  # what was said of a rollout that has not moved since
     if previous is not None and not _has_moved(status, previous):
         standing = previous.condition(PROGRESSING)
-    since_ms = outlook.now_ms
+    since_ms = outlook.now_ms  # the time for which it was paused or held does not count
     if standing is not None and standing.reason in _UNDER_WAY:
-        since_ms = (
-            standing.last_update_ms
-        )  # the time for which it was paused or held does not count
-    progressing = _stays_complete(status, previous, outlook) or _progressing(
-        status, outlook, since_ms
-    )
+        since_ms = standing.last_update_ms
+    complete = not outlook.undone or _stays_complete(status, previous, outlook)
+    progressing = _progressing(status, outlook, since_ms, complete=complete)
     if standing is not None and standing.reason == progressing.reason:
         since_ms = standing.last_update_ms
     degraded = _degraded(outlook, progressing)
@@ -95,14 +92,12 @@ def conditions(status: Status, previous: Status | None, outlook: Outlook) -> Sta
     return structs.replace(status, conditions=found)
 
 
-def _stays_complete(status: Status, previous: Status | None, outlook: Outlook) -> _Said | None:
-    """Say again that a rollout is complete, as long as no node needs it anew: a pod that fails is another matter."""
+def _stays_complete(status: Status, previous: Status | None, outlook: Outlook) -> bool:
+    """Say whether a rollout was complete and no node needs it anew: a pod that fails is another matter."""
     before = None if previous is None else previous.condition(PROGRESSING)
     if previous is None or before is None or before.reason != ROLLOUT_COMPLETE:
-        return None
-    if outlook.outdated or previous.revision != status.revision:
-        return None
-    return _Said("True", ROLLOUT_COMPLETE, before.message)
+        return False
+    return not outlook.outdated and previous.revision == status.revision
 
 
 def _has_moved(status: Status, previous: Status) -> bool:
@@ -148,21 +143,21 @@ def _available(status: Status, outlook: Outlook) -> _Said:
 def _degraded(outlook: Outlook, progressing: _Said) -> _Said:
     if progressing.reason == PROGRESS_DEADLINE_EXCEEDED:
         return _Said("True", PROGRESS_DEADLINE_EXCEEDED, progressing.message)
-    if outlook.ended:
-        text = f"on {outlook.ended} nodes pods end, and the next one waits longer each time"
+    if outlook.pods_failing:
+        text = f"on {outlook.pods_failing} nodes pods end, and the next one waits longer each time"
         return _Said("True", PODS_FAILING, text)
-    if outlook.failing:
-        text = f"for {outlook.failing} nodes commands have failed and are tried again"
+    if outlook.commands_failing:
+        text = f"for {outlook.commands_failing} nodes commands have failed and are tried again"
         return _Said("True", COMMANDS_FAILING, text)
     return _Said("False", AS_EXPECTED, "")
 
 
-def _progressing(status: Status, outlook: Outlook, moved_ms: int) -> _Said:
+def _progressing(status: Status, outlook: Outlook, moved_ms: int, *, complete: bool) -> _Said:
     strategy, rollout = outlook.strategy, outlook.rollout
     desired, updated = status.desired_number_scheduled, status.updated_number_scheduled
     skipped = f"; {len(rollout.skipped)} nodes are skipped" if rollout.skipped else ""
     done = f"{updated} of {desired} nodes have the wanted revision{skipped}"
-    if not outlook.undone:
+    if complete:
         return _Said("True", ROLLOUT_COMPLETE, done)
     if strategy.type == ON_DELETE and outlook.undone <= rollout.held:
         return _Said("True", ON_DELETE, f"{done}; pods are replaced when somebody deletes them")

@@ -15,6 +15,7 @@ from pyroaring import BitMap
 from everynode.core.claims import NODE_GONE, Claims, claim
 from everynode.core.commands import CreatePod
 from everynode.core.index import NodeIndex
+from everynode.core.pacing import NEVER_MS
 from everynode.core.placement import Backlog, excluded, place, selected
 from everynode.core.values import Node, NodeKey, Pod
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _FACTS = (
     "present",
-    "held",
+    "obstructed",
     "occupied",
     "excess",
     "adoptable",
@@ -39,7 +40,7 @@ _FACTS = (
     "renewing",
     "coming",
     "leaving",
-    "ending",
+    "terminating",
     "ended",
     "failing",
     "troubled",
@@ -54,7 +55,7 @@ class Coverage:
         eligible, tolerated: As ``placement`` says.
         chosen: Nodes that the rollout's selector selects, or all.
         present: Nodes with a pod of the set; one that has ended and is on its way out is none.
-        held: Nodes with a pod that stands in the way of a new one, or an orphan to adopt.
+        obstructed: Nodes with a pod that stands in the way of a new one, or an orphan to adopt.
         occupied: Nodes with a live pod.
         excess: Nodes with pods that must go whether or not the node is tolerated.
         adoptable: Nodes with an orphan that is to be their pod.
@@ -67,7 +68,7 @@ class Coverage:
         renewing: Nodes with a live pod of the wanted revision that is ready.
         coming: Nodes with a pending create of the wanted revision.
         leaving: Nodes with a pending delete, or one that is said to be done and has shown no effect.
-        ending: Nodes with a pod that is on its way out.
+        terminating: Nodes with a pod that is on its way out.
         ended: Nodes with a pod that has ended and is left as it is for a while.
         failing: Nodes without an available pod on which pods of this generation end, one after the other.
         troubled: Nodes for which commands of this generation have failed lately.
@@ -82,14 +83,14 @@ class Coverage:
     def __init__(self) -> None:
         """Start with nothing known."""
         self.eligible, self.tolerated, self.chosen = BitMap(), BitMap(), BitMap()
-        self.present, self.held = BitMap(), BitMap()
+        self.present, self.obstructed = BitMap(), BitMap()
         self.occupied, self.excess = BitMap(), BitMap()
         self.adoptable, self.busy, self.cooling = BitMap(), BitMap(), BitMap()
         self.ready, self.available, self.updated = BitMap(), BitMap(), BitMap()
         self.current, self.outdated = BitMap(), BitMap()
         self.serving, self.replaced, self.renewing = BitMap(), BitMap(), BitMap()
         self.coming, self.leaving = BitMap(), BitMap()
-        self.ending, self.ended, self.failing = BitMap(), BitMap(), BitMap()
+        self.terminating, self.ended, self.failing = BitMap(), BitMap(), BitMap()
         self.troubled, self.blamed = BitMap(), BitMap()
         self.missing, self.surplus = BitMap(), BitMap()
         self.stranded: set[NodeKey] = set()
@@ -205,14 +206,14 @@ class Coverage:
         creates = [command for command in pending if isinstance(command, CreatePod)]
         failures = [state.failures[name].pending for name in state.failures_on.get(node.key, ())]
         unseen = [failure.command for failure in failures if failure.done]
-        cooling = state.failure_on(node.key)
+        cooling = state.cooling_on(node.key)
 
         def is_available(pod: Pod) -> bool:
             return state.available_ms(pod) <= now_ms
 
         return {
             "present": bool(counted),
-            "held": claims.held,
+            "obstructed": claims.obstructed,
             "occupied": bool(live),
             "excess": bool(claims.unwanted),
             "adoptable": claims.adopted is not None,
@@ -228,7 +229,7 @@ class Coverage:
             "renewing": any(pod.ready for pod in new),
             "coming": any(command.revision == state.revision for command in creates),
             "leaving": any(command.verb == "delete" for command in (*pending, *unseen)),
-            "ending": any(pod.deleting for pod in counted),
+            "terminating": any(pod.deleting for pod in counted),
             "ended": any(pod.finished for pod in counted),
             "failing": state.failing_on(node.key, now_ms),
             "troubled": cooling is not None,
@@ -239,7 +240,7 @@ class Coverage:
         """Say what is missing and what must go among these nodes; what it costs goes with their number."""
         idle = ids - self.busy - self.cooling
         self.missing -= ids
-        self.missing |= (idle & self.eligible) - self.held
+        self.missing |= (idle & self.eligible) - self.obstructed
         self.surplus -= ids
         self.surplus |= (idle & (self.occupied | self.ended)) - self.tolerated
         self.surplus |= idle & self.excess
@@ -260,6 +261,7 @@ def _began_before(node: Node, state: SetState, pod: Pod) -> bool:
     """Say whether the set began to change something on a node before that was lost, or as far as anybody knows."""
     if node.ready:
         return False
+    lost_ms = node.unready_since_ms or NEVER_MS
     if pod.deleting:
-        return pod.deleting_since_ms <= node.unready_since_ms
-    return pod.revision == state.revision and pod.created_ms <= node.unready_since_ms
+        return pod.deleting_since_ms <= lost_ms
+    return pod.revision == state.revision and pod.created_ms <= lost_ms

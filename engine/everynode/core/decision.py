@@ -72,6 +72,11 @@ class Proposal(NamedTuple):
     decision: Decision
     others: tuple[_Other, ...]
 
+    @property
+    def commands(self) -> list[Command]:
+        """What is to be done."""
+        return [item for item in self.others if isinstance(item, COMMANDS)]
+
 
 def propose(fleet: FleetState, key: SetKey, worker: str) -> Proposal | None:
     """Decide for one set.
@@ -212,7 +217,7 @@ def _create(
     # Beside a pod that still runs, whether it stays or is on its way out.
     slot = 1 if state.surges and node.key in state.pods_on else 0
     pod = _free_name(fleet, daemonset, node, revision, replaces, slot)
-    cooling = state.failure_on(node.key)
+    cooling = state.cooling_on(node.key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{node.backend}/{node.name}"
     return CreatePod(
@@ -292,7 +297,7 @@ def _adopt(fleet: FleetState, state: SetState, keys: Iterable[NodeKey]) -> list[
 
 def _may_touch(fleet: FleetState, state: SetState, key: NodeKey) -> bool:
     """Say whether a node that is not in the fleet (and so in no bitmap) is not being worked on."""
-    cooling = state.failure_on(key)
+    cooling = state.cooling_on(key)
     return key not in state.pending_on and (cooling is None or cooling.retry_ms <= fleet.now_ms)
 
 
@@ -331,7 +336,7 @@ def _on_pod(
     """Make a command about one very pod, for the set that controls it, or is to."""
     pod = item.pod
     uid = state.uid if pod.owner is None else pod.owner.uid
-    cooling = state.failure_on(key)
+    cooling = state.cooling_on(key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{key.backend}/{key.name}"
     verb = f"{kind.verb} {pod.uid}"

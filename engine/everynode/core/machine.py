@@ -7,7 +7,7 @@ its way at a time.
 
 from __future__ import annotations
 
-from everynode.core.commands import COMMANDS, Command, Outcome
+from everynode.core.commands import Command, Outcome
 from everynode.core.decision import Proposal, propose, selects_everything
 from everynode.core.events import StatusReported
 from everynode.core.identity import shard_of
@@ -130,17 +130,15 @@ class WorkerMachine:
 
     def _await_outcomes(self, proposal: Proposal) -> None:
         """Remember what people are to hear of; an outcome may come before this worker knows that it was accepted."""
-        commands = (item for item in proposal.others if isinstance(item, COMMANDS))
-        self._awaited.update((command.id, command) for command in commands)
+        self._awaited.update((command.id, command) for command in proposal.commands)
         while len(self._awaited) > AWAITED_COMMANDS_MAX:
             del self._awaited[next(iter(self._awaited))]
 
     def accepted(self, key: SetKey, last_sequence: int) -> None:
         """A proposal was taken; its messages will come back on the log, the last with this sequence."""
         proposal = self._in_flight.pop(key, None)
-        for command in () if proposal is None else proposal.others:
-            if isinstance(command, COMMANDS):
-                self._board.command_decided(command, self.fleet.now_ms)
+        for command in () if proposal is None else proposal.commands:
+            self._board.command_decided(command, self.fleet.now_ms)
         self._block(key, last_sequence)
 
     def refused(self, key: SetKey, last_decision: int | None) -> None:
@@ -151,9 +149,8 @@ class WorkerMachine:
             last_decision: The sequence that the server named as the last decision; ``None`` if it named none.
         """
         proposal = self._in_flight.pop(key, None)
-        for command in () if proposal is None else proposal.others:
-            if isinstance(command, COMMANDS):
-                self._awaited.pop(command.id, None)
+        for command in () if proposal is None else proposal.commands:
+            self._awaited.pop(command.id, None)
         self.fleet.dirty.add(key)
         state = self.fleet.sets.get(key)
         if state is None or last_decision is None:

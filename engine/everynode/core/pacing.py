@@ -12,6 +12,9 @@ from typing import NamedTuple
 from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.errors import ConfigurationError
 
+NEVER_MS = 2**63
+"""A time that does not come."""
+
 WINDOW_START = 1
 UNSEEN_MS_MAX = 30_000
 """How long after a command is said to be done its effect may take to be observed; then it is looked at afresh."""

@@ -19,6 +19,7 @@ from everynode.core.eligibility import Constraints, Term
 from everynode.core.events import DaemonSetGone, PodGone
 from everynode.core.orphans import KnownPod
 from everynode.core.pacing import (
+    NEVER_MS,
     REST_FORGOTTEN_MS,
     UNSEEN_MS_MAX,
     SlowStart,
@@ -183,7 +184,7 @@ class SetState:
         """The generation that is wanted now; 0 for a set that was deleted."""
         return 0 if self.daemonset is None else self.daemonset.generation
 
-    def failure_on(self, node: NodeKey) -> Cooling | None:
+    def cooling_on(self, node: NodeKey) -> Cooling | None:
         """Return the last failure on a node; a new generation or a set made anew is a new try and does not know it."""
         cooling = self.cooling_nodes.get(node)
         if cooling is None or cooling.generation != self.generation:
@@ -462,9 +463,6 @@ class SetState:
     def turns_ms(self, pod: Pod) -> tuple[int, int]:
         """Return when time alone changes something about a pod: it is available, and it has rested or lasted enough."""
         return self.available_ms(pod), rests_until_ms(self, pod)
-
-
-NEVER_MS = 2**63
 
 
 def _remove_from(table: dict[_Key, tuple[_Item, ...]], key: _Key, item: _Item) -> None:

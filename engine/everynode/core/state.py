@@ -44,9 +44,9 @@ from everynode.core.events import (
 from everynode.core.identity import revision_hash
 from everynode.core.index import NodeChange, NodeIndex
 from everynode.core.orphans import Orphans
-from everynode.core.pacing import Limits
+from everynode.core.pacing import NEVER_MS, Limits
 from everynode.core.selectors import check_selector, selects
-from everynode.core.setstate import NEVER_MS, SetState
+from everynode.core.setstate import SetState
 from everynode.core.values import DaemonSet, Message, NodeKey, Pod, PodKey, SetKey
 from everynode.errors import InvalidObjectError, Problem
 

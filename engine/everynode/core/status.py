@@ -74,8 +74,8 @@ def compute_status(fleet: FleetState, key: SetKey, previous: Status | None = Non
         rollout=rollout,
         undone=len((rollout.counting - nodes.replaced) | (rollout.counting & nodes.outdated)),
         outdated=len(rollout.counting & nodes.outdated),
-        ended=len(nodes.eligible & (nodes.failing | nodes.ended)),
-        failing=len(nodes.troubled & _to_do(state)),
+        pods_failing=len(nodes.eligible & (nodes.failing | nodes.ended)),
+        commands_failing=len(nodes.troubled & _to_do(state)),
         now_ms=fleet.now_ms,
     )
     return conditions(status, previous, outlook)
@@ -99,7 +99,7 @@ def _waiting(state: SetState, index: NodeIndex, rollout: Rollout) -> dict[str, i
         (SKIPPED, rollout.skipped),
         (UNREACHABLE, index.unready - nodes.serving),
         (BACK_OFF, nodes.ended - live),
-        (TERMINATING, (nodes.ending - live) | nodes.leaving),
+        (TERMINATING, (nodes.terminating - live) | nodes.leaving),
         (ADOPTING, nodes.adoptable),
         (CREATING, nodes.busy - live),
         (COMMAND_FAILED, nodes.cooling - live),

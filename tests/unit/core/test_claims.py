@@ -246,7 +246,7 @@ def test_what_has_ended_goes_for_what_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "pods", "held"),
+    ("wanted", "pods", "obstructed"),
     [
         pytest.param(AGENT, [], False, id="nothing"),
         pytest.param(AGENT, [mine()], True, id="a pod"),
@@ -272,9 +272,11 @@ def test_what_has_ended_goes_for_what_it_was() -> None:
         ),
     ],
 )
-def test_what_keeps_a_pod_from_being_made(wanted: DaemonSet, pods: list[Pod], held: bool) -> None:
+def test_what_keeps_a_pod_from_being_made(
+    wanted: DaemonSet, pods: list[Pod], obstructed: bool
+) -> None:
     """S1: no second pod is made beside one that runs, except in a surge; nor where one may be adopted."""
-    assert held == claims(wanted, pods).held
+    assert obstructed == claims(wanted, pods).obstructed
 
 
 # Who joins
@@ -310,7 +312,7 @@ def test_which_orphan_joins(pods: list[Pod], adopted: str) -> None:
         found = claims(wanted, pods)
 
         assert adopted == (found.adopted.name if found.adopted else "")
-        assert not adopted or found.held
+        assert not adopted or found.obstructed
     assert [stray("a")] != pods or claims(AGENT, pods, None).adopted is None
 
 
@@ -321,7 +323,7 @@ def test_nobody_joins_a_set_that_is_not_wanted() -> None:
     state = known(world)
     state.put_orphan(stray("a"), 999)  # as if it had not been told
 
-    assert claim(state, ONE.key, ONE, NOW_MS) == Claims([], [], held=False, adopted=None)
+    assert claim(state, ONE.key, ONE, NOW_MS) == Claims([], [], obstructed=False, adopted=None)
 
 
 def test_a_set_with_predecessors_takes_their_pods_over() -> None:

@@ -54,8 +54,8 @@ def outlook(**changes: Any) -> Outlook:
         "rollout": rollout(),
         "undone": 10,
         "outdated": 10,
-        "ended": 0,
-        "failing": 0,
+        "pods_failing": 0,
+        "commands_failing": 0,
         "now_ms": NOW_MS,
     }
     return Outlook(**facts | changes)
@@ -150,9 +150,13 @@ def test_available(
     ("changes", "reason", "message"),
     [
         ({}, "AsExpected", ""),
-        ({"ended": 2}, "PodsFailing", "on 2 nodes pods end, and the next one waits longer each time"),
-        ({"failing": 3}, "CommandsFailing", "for 3 nodes commands have failed and are tried again"),
-        ({"failing": 3, "ended": 1}, "PodsFailing", "on 1 nodes pods end, and the next one waits longer each time"),
+        ({"pods_failing": 2}, "PodsFailing", "on 2 nodes pods end, and the next one waits longer each time"),
+        ({"commands_failing": 3}, "CommandsFailing", "for 3 nodes commands have failed and are tried again"),
+        (
+            {"commands_failing": 3, "pods_failing": 1},
+            "PodsFailing",
+            "on 1 nodes pods end, and the next one waits longer each time",
+        ),
     ],
 )  # fmt: skip
 def test_degraded(changes: dict[str, Any], reason: str, message: str) -> None:
@@ -166,7 +170,7 @@ def test_degraded(changes: dict[str, Any], reason: str, message: str) -> None:
 def test_a_rollout_that_is_stalled_degrades_the_set() -> None:
     """Of several reasons that one counts, in the words of Progressing."""
     before = said_before("RolloutProgressing", updated_ms=NOW_MS - 600_000)
-    found = conditions(counters(), before, outlook(ended=1))
+    found = conditions(counters(), before, outlook(pods_failing=1))
     degraded, stalled = found.condition("Degraded"), found.condition("Progressing")
 
     assert degraded is not None
@@ -324,7 +328,7 @@ def test_complete_stays_complete(before: str) -> None:
 
         assert (wanted if before == "RolloutComplete" else "RolloutProgressing") == found.reason
         if found.reason == "RolloutComplete":
-            assert ("True", "as before", NOW_MS - 1, 3) == (
+            assert ("True", "3 of 10 nodes have the wanted revision", NOW_MS - 1, 3) == (
                 found.status,
                 found.message,
                 found.last_update_ms,

@@ -36,7 +36,7 @@ CANARIES = structs.replace(
 )
 DOWN: dict[str, Any] = {"ready": False, "ready_since_ms": 0}
 ENDED: dict[str, Any] = DOWN | {"phase": "Failed", "generation": 1, "failures": 9}
-RUNS = "present held occupied"
+RUNS = "present obstructed occupied"
 SERVES = f"{RUNS} ready available serving"
 DONE = f"{SERVES} updated current replaced renewing"
 
@@ -94,8 +94,12 @@ PLAIN = {"eligible", "tolerated", "chosen"}
         pytest.param(SLOW, [mine()], f"{RUNS} ready updated current renewing", id="not yet"),
         pytest.param(AGENT, [old()], f"{SERVES} outdated", id="an old pod"),
         pytest.param(AGENT, [old(**DOWN)], f"{RUNS} outdated", id="an old pod that is down"),
-        pytest.param(AGENT, [mine(**DOWN, deleting=True)], "present held updated ending"),
-        pytest.param(AGENT, [mine(deleting=True)], "present held ready available updated ending"),
+        pytest.param(
+            AGENT, [mine(**DOWN, deleting=True)], "present obstructed updated terminating"
+        ),
+        pytest.param(
+            AGENT, [mine(deleting=True)], "present obstructed ready available updated terminating"
+        ),
         pytest.param(
             AGENT,
             [mine(**ENDED, deleting=True)],
@@ -105,13 +109,13 @@ PLAIN = {"eligible", "tolerated", "chosen"}
         pytest.param(
             AGENT,
             [mine(**ENDED)],
-            "present held updated ended failing",
+            "present obstructed updated ended failing",
             id="one that has ended and rests",
         ),
         pytest.param(
             AGENT,
             [mine(**(ENDED | {"failures": 0}))],
-            "present held updated ended failing excess surplus",
+            "present obstructed updated ended failing excess surplus",
             id="one that has ended and goes",
         ),
         pytest.param(AGENT, [mine(), mine("b")], f"{DONE} excess surplus", id="two"),
@@ -133,7 +137,7 @@ PLAIN = {"eligible", "tolerated", "chosen"}
         pytest.param(
             SURGING,
             [mine(deleting=True, **DOWN)],
-            "present updated ending missing",
+            "present updated terminating missing",
             id="a surge goes on beside what leaves",
         ),
         pytest.param(
@@ -149,7 +153,10 @@ PLAIN = {"eligible", "tolerated", "chosen"}
             id="a namesake's pod",
         ),
         pytest.param(
-            AGENT, [mine(owner=None, labels={"app": "agent"})], "held adoptable", id="an orphan"
+            AGENT,
+            [mine(owner=None, labels={"app": "agent"})],
+            "obstructed adoptable",
+            id="an orphan",
         ),
         pytest.param(
             AGENT,
@@ -180,7 +187,7 @@ def test_what_is_said_of_a_node(wanted: DaemonSet, pods: list[Pod], facts: str) 
         pytest.param(
             [mine(owner=None, labels={"app": "agent"})],
             AdoptPod(**ABOUT, pod="a", pod_uid="uid-a"),
-            "busy held adoptable",
+            "busy obstructed adoptable",
             id="an adoption",
         ),
     ],
@@ -289,7 +296,7 @@ def test_who_is_to_blame_for_a_lost_node(since_ms: int, pods: list[Pod], blamed:
         pytest.param(
             ("k:NoExecute",),
             [mine(**ENDED)],
-            "present held updated ended failing surplus",
+            "present obstructed updated ended failing surplus",
             id="one that has ended goes at once",
         ),
         pytest.param(
@@ -299,7 +306,9 @@ def test_who_is_to_blame_for_a_lost_node(since_ms: int, pods: list[Pod], blamed:
             id="and so does one beside it",
         ),
         pytest.param(
-            ("k:NoExecute",), [mine(deleting=True, **DOWN)], "present held updated ending"
+            ("k:NoExecute",),
+            [mine(deleting=True, **DOWN)],
+            "present obstructed updated terminating",
         ),
     ],
 )
@@ -361,7 +370,7 @@ def test_a_node_that_comes_back_has_what_it_had() -> None:
     """L1: pods, orphans, commands and failures that are known of it count again."""
     for pods, command, result, facts in (
         ([mine()], None, "", DONE),
-        ([mine(owner=None, labels={"app": "agent"})], None, "", "held adoptable"),
+        ([mine(owner=None, labels={"app": "agent"})], None, "", "obstructed adoptable"),
         ([], CREATE, "", "busy coming"),
         ([], CREATE, "failed", "cooling troubled"),
     ):
@@ -471,3 +480,12 @@ def test_excluded_nodes_are_counted_by_reason() -> None:
     assert {"NodeSelectorMismatch": 2} == count()
     world.delete(SET)
     assert {} == count()
+
+
+@pytest.mark.parametrize("deleting", [False, True])
+def test_a_node_that_does_not_say_since_when_it_is_lost_counts(deleting: bool) -> None:
+    """S3: what nobody knows counts against the rollout: the new version may have been the cause."""
+    lost = structs.replace(ONE, ready=False, unready_since_ms=0)
+    running = mine(created_ms=500, deleting=deleting, deleting_since_ms=500 if deleting else 0)
+
+    assert "blamed" in said(situation(SURGING, [lost], [running]))

@@ -323,7 +323,7 @@ def test_an_older_failure_does_not_take_a_newer_one_along() -> None:
 
     pass_time(world, 11)
 
-    assert known(world).failure_on(ONE.key) is not None
+    assert known(world).cooling_on(ONE.key) is not None
     assert len(known(world).failures) == 1
 
 

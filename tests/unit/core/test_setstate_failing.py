@@ -281,10 +281,10 @@ def test_a_failure_of_a_set_made_anew_does_not_count() -> None:
         world = situation(AGENT, [ONE], pods)
         world.decide()
         world.carry_out(works=False)
-        assert known(world).failure_on(ONE.key) is not None
+        assert known(world).cooling_on(ONE.key) is not None
         world.apply(structs.replace(AGENT, uid="z-anew"))
 
-        assert counts == (known(world).failure_on(ONE.key) is not None)
+        assert counts == (known(world).cooling_on(ONE.key) is not None)
 
 
 @pytest.mark.parametrize("generation", [1, 3])

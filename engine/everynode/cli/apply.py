@@ -14,6 +14,7 @@ from everynode.cli.documents import Documents, read_documents, refused_by_fleet
 from everynode.cli.exits import ExitCode
 from everynode.cli.options import Namespace, Target, connected
 from everynode.cli.resources import DAEMONSETS
+from everynode.cli.rollout import note_if_paused
 from everynode.cli.terminal import error_line
 from everynode.errors import InvalidObjectError, MalformedMessageError, StaleError
 from everynode.runtime.applying import Applied
@@ -67,6 +68,8 @@ async def apply(
     async with await connect(target.connection, target.fleet) as bus:
         async for applied in apply_documents(bus, documents, dry_run=dry_run):
             print(f"{describe_applied(applied)}{' (dry run)' if dry_run else ''}", flush=True)
+            if applied.action == "configured":
+                note_if_paused(applied.daemonset)
     return ExitCode.REFUSED if documents.refused else ExitCode.DONE
 
 

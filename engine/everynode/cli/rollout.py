@@ -222,5 +222,11 @@ def _say_what_waits(daemonset: DaemonSet) -> None:
     kind = daemonset.update_strategy.type
     if kind != ROLLING_UPDATE:
         note_line(f"update strategy {kind}: pods keep their template until they are deleted")
-    elif rollouts.is_paused(daemonset):
+    else:
+        note_if_paused(daemonset)
+
+
+def note_if_paused(daemonset: DaemonSet) -> None:
+    """Say that a set's rollout is paused, so that a change of its template changes no pod for now."""
+    if rollouts.is_paused(daemonset):
         note_line("its rollout is paused: pods keep their template until `rollout resume`")

@@ -378,7 +378,9 @@ def test_explain_an_old_pod(fleet_up: Everynode, rolling: Callable[[int], str]) 
     assert fleet_up("apply", "-f", "-", stdin=rolling(1)).code == 0
     assert fleet_up("rollout", "status", "ds/web", "--timeout", "60s").code == 0
     assert fleet_up("rollout", "pause", "ds/web").code == 0
-    assert fleet_up("apply", "-f", "-", stdin=rolling(2)).code == 0
+    applied = fleet_up("apply", "-f", "-", stdin=rolling(2))
+    assert (applied.code, "its rollout is paused" in applied.err) == (0, True)
+    assert "paused" not in fleet_up("apply", "-f", "-", stdin=rolling(2)).err
     pods = json.loads(fleet_up("get", "pods", "-o", "json").out)["items"]
     node = pods[0]["spec"]["nodeName"]
     explain = ("explain", "ds/web", "--node", node)

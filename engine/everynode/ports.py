@@ -10,7 +10,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from everynode.core.commands import Command, Outcome
-from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeGone,
+    NodeObserved,
+    NoticeReported,
+    PodGone,
+    PodObserved,
+    RevisionGone,
+    RevisionRecorded,
+    StatusReported,
+)
 from everynode.core.values import Node, NodeKey, Pod, PodKey
 
 
@@ -142,19 +153,28 @@ class Clock(Protocol):
         ...
 
 
+Kind = Literal["nodes", "pods", "daemonsets"]
+
+
 class ListBegun(NamedTuple):
     """The adapter starts to list everything of a kind; what it names until ``ListEnded`` is all there is."""
 
-    kind: Literal["nodes", "pods"]
+    kind: Kind
 
 
 class ListEnded(NamedTuple):
     """The list is complete: what the log knows and the list did not name is gone."""
 
-    kind: Literal["nodes", "pods"]
+    kind: Kind
 
 
-Observation = NodeObserved | NodeGone | PodObserved | PodGone | ListBegun | ListEnded
+Declaration = DaemonSetObserved | DaemonSetGone | RevisionRecorded
+"""What a backend says that keeps sets as objects of its own."""
+
+Observation = NodeObserved | NodeGone | PodObserved | PodGone | Declaration | ListBegun | ListEnded
+
+Report = StatusReported | RevisionRecorded | RevisionGone | NoticeReported
+"""What the fleet has to say about a set, to a backend that keeps the set."""
 
 
 class View(Protocol):
@@ -192,6 +212,10 @@ class Adapter(Protocol):
         host ends it where it stood before. Of a pod that is gone only ``uid`` and ``owner`` must be right: the host
         adds what the log knows.
 
+        A backend that keeps sets as objects of its own lists those too, after the pods, with ``origin`` and ``backend``
+        its name and the identity and generation that they have there. The revisions that it has of a set come before
+        the set. Of a set that is gone, ``cascade`` is ``backend`` if the backend sees to its pods.
+
         Raises:
             UnavailableError: The backend cannot be reached; the host waits and calls this again.
         """
@@ -212,6 +236,24 @@ class Adapter(Protocol):
         Raises:
             UnavailableError: Nothing happened; the host tries again later.
             OutcomeUnknownError: It may have happened; the host calls again, and ``apply`` looks first.
+        """
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """An adapter whose backend keeps sets of its own, and shows people how they are."""
+
+    async def report(self, report: Report) -> None:
+        """Have the backend show what the fleet says of a set. Idempotent; only what is about a set of its own counts.
+
+        Called with everything there is to say when the host starts, then with each change, one set's reports one after
+        the other; and again whenever the adapter has observed that set.
+
+        Raises:
+            UnavailableError: Not now; the host calls again later.
+            OutcomeUnknownError: Likewise.
+            RefusedError: The backend will not show it; the host reports that and goes on.
         """
         ...
 

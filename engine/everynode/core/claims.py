@@ -99,7 +99,7 @@ def _disowned(state: SetState, pod: Pod, node: Node | None) -> str:
     """Say why a pod is not the set's, or not this node's; empty if it is."""
     daemonset, owner = state.daemonset, pod.owner
     if daemonset is None:
-        return SET_ORPHANED if state.orphaned else SET_DELETED
+        return _left_by_deleted_set(state)
     if owner is None or owner.uid != daemonset.uid:
         of_predecessor = owner is not None and owner.uid in daemonset.predecessor_uids
         return PREDECESSOR_ORPHANED if of_predecessor else OWNER_REPLACED
@@ -108,6 +108,13 @@ def _disowned(state: SetState, pod: Pod, node: Node | None) -> str:
     if pod.labels is not None and not selects(daemonset.selector, pod.labels):
         return SELECTOR_MISMATCH
     return ""
+
+
+def _left_by_deleted_set(state: SetState) -> str:
+    cascade = "" if state.gone is None else state.gone.cascade
+    if cascade == "backend":
+        return ""
+    return SET_ORPHANED if cascade == "orphan" else SET_DELETED
 
 
 def _stands_in_the_way(state: SetState, pod: Pod) -> bool:

@@ -108,14 +108,15 @@ class DaemonSetGone(Message, frozen=True):
     """A set is no longer wanted.
 
     Attributes:
-        cascade: ``background``: its pods go. ``orphan``: its pods stay, unmanaged.
+        cascade: ``background``: its pods go. ``orphan``: its pods stay, unmanaged. ``backend``: the backend that kept
+            the set sees to its pods.
         predecessor_uids: As the set had them, if its pods are to stay.
     """
 
     namespace: Name
     name: Name
     uid: Name
-    cascade: Literal["background", "orphan"] = "background"
+    cascade: Literal["background", "orphan", "backend"] = "background"
     predecessor_uids: Annotated[tuple[Name, ...], msgspec.Meta(max_length=PREDECESSORS_MAX)] = ()
     why: str = ""
 

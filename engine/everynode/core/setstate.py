@@ -164,11 +164,6 @@ class SetState:
     # What is known
 
     @property
-    def orphaned(self) -> bool:
-        """It was deleted, and its pods are to stay."""
-        return self.gone is not None and self.gone.cascade == "orphan"
-
-    @property
     def uid(self) -> str:
         """The identity of the set that is wanted, or was; empty while it is unknown."""
         wanted = self.daemonset or self.gone

@@ -213,6 +213,8 @@ class DaemonSet(Value, frozen=True):
         uid: The identity; a set that is deleted and made anew has another one.
         generation: Raised by one with every change of the spec.
         backend: The only backend whose nodes it is for; empty means every backend of the fleet.
+        origin: The backend that keeps this set as an object of its own and says what is wanted of it (a Kubernetes
+            cluster); empty for a set that was applied to the fleet.
         template: The pod template as canonical JSON (keys sorted), complete, unknown fields included.
         deleting: Its deletion has begun in the backend (deletionTimestamp is set): it is left alone.
         predecessor_uids: Sets of this name before it that were deleted and whose pods were to stay: they are released,
@@ -226,6 +228,7 @@ class DaemonSet(Value, frozen=True):
     selector: Selector
     template: msgspec.Raw
     backend: str = ""
+    origin: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     update_strategy: UpdateStrategy = UpdateStrategy()

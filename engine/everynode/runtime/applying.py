@@ -34,7 +34,7 @@ from everynode.runtime.view import last_good
 ATTEMPTS_MAX = 5
 _OUTSIDE_SPEC = (
     *("labels", "annotations", "uid", "generation", "created_ms"),
-    *("deleting", "predecessor_uids"),
+    *("deleting", "predecessor_uids", "origin"),
 )
 
 Action = Literal["created", "configured", "unchanged"]
@@ -54,7 +54,7 @@ class Applied(NamedTuple):
     sequence: int
 
 
-class _Known(NamedTuple):
+class KnownSet(NamedTuple):
     """What the log knows of a set.
 
     Attributes:
@@ -88,6 +88,7 @@ async def apply(
 
     Raises:
         InvalidObjectError: It changes what cannot be changed.
+        RefusedError: A backend keeps the set; it is changed there.
         MalformedMessageError: It is too large.
         StaleError: Others kept writing to this set.
         UnavailableError: Nothing was published.
@@ -96,10 +97,11 @@ async def apply(
     created_ms = (clock or SystemClock()).now_ms()
     new_uid = derived_uid(secrets.token_hex(16))
 
-    def plan(known: _Known) -> Applied:
+    def plan(known: KnownSet) -> Applied:
         if known.daemonset is None:
             created = _created(daemonset, known.gone, new_uid, created_ms)
             return Applied("created", created, known.sequence)
+        _check_origin(known.daemonset)
         wanted = keep_what_was_done_by_hand(daemonset, known.daemonset)
         return _configured(known.daemonset, wanted, known.sequence)
 
@@ -124,30 +126,31 @@ async def amend(
 
     Raises:
         InvalidObjectError: It changes what cannot be changed.
-        RefusedError: There is no such set.
+        RefusedError: There is no such set, or a backend keeps it and it is changed there.
         MalformedMessageError: It is too large.
         StaleError: Others kept writing to this set.
         UnavailableError: Nothing was published.
         OutcomeUnknownError: It may have been published.
     """
 
-    def plan(known: _Known) -> Applied:
+    def plan(known: KnownSet) -> Applied:
         if known.daemonset is None:
             message = f'daemonsets "{key.name}" not found in namespace {key.namespace}'
             raise RefusedError(message)
+        _check_origin(known.daemonset)
         return _configured(known.daemonset, change(known.daemonset), known.sequence)
 
     return await _write(bus, key, plan, dry_run=dry_run)
 
 
 async def _write(
-    bus: JetStreamBus, key: SetKey, plan: Callable[[_Known], Applied], *, dry_run: bool
+    bus: JetStreamBus, key: SetKey, plan: Callable[[KnownSet], Applied], *, dry_run: bool
 ) -> Applied:
     """Publish what is planned on top of what is known, and begin anew when that has changed meanwhile."""
     tried: Applied | None = None
     attempts = 0
     while True:
-        known = await _read(bus, key)
+        known = await read_set(bus, key)
         if tried is not None and known.daemonset == tried.daemonset:
             return tried._replace(sequence=known.sequence)  # the answer was lost, not the message
         planned = plan(known)
@@ -181,6 +184,7 @@ async def delete(bus: JetStreamBus, key: SetKey, cascade: Cascade = "background"
         Whether there was such a set.
 
     Raises:
+        RefusedError: A backend keeps the set; it is deleted there.
         StaleError: Others kept writing to this set.
         UnavailableError: Nothing was published.
         OutcomeUnknownError: It may have been published.
@@ -188,9 +192,10 @@ async def delete(bus: JetStreamBus, key: SetKey, cascade: Cascade = "background"
     may_be_done = False
     attempts = 0
     while True:
-        known = await _read(bus, key)
+        known = await read_set(bus, key)
         if known.daemonset is None:
             return may_be_done
+        _check_origin(known.daemonset)
         message = DaemonSetGone(
             namespace=key.namespace,
             name=key.name,
@@ -213,23 +218,41 @@ async def delete(bus: JetStreamBus, key: SetKey, cascade: Cascade = "background"
             return True
 
 
-async def _read(bus: JetStreamBus, key: SetKey) -> _Known:
-    """Read what the log knows of a set; a message that cannot be read does not hide the one before it."""
+async def read_set(bus: JetStreamBus, key: SetKey) -> KnownSet:
+    """Read what the log knows of a set; a message that cannot be read does not hide the one before it.
+
+    Raises:
+        UnavailableError: The server did not answer.
+    """
     last = await bus.last(bus.subjects.of_set("daemonset", key))
     if last is None:
-        return _Known(None, None, 0)
+        return KnownSet(None, None, 0)
     good = last
     try:
         message = wire.decode_from(bus.subjects, last.subject, last.payload)
     except MalformedMessageError:
         found = await last_good(bus, last)
         if found is None:
-            return _Known(None, None, last.sequence)
+            return KnownSet(None, None, last.sequence)
         good = found
         message = wire.decode_from(bus.subjects, good.subject, good.payload)
     daemonset = message.daemonset if isinstance(message, DaemonSetObserved) else None
     gone = message if isinstance(message, DaemonSetGone) else None
-    return _Known(daemonset, gone, last.sequence)
+    return KnownSet(daemonset, gone, last.sequence)
+
+
+def _check_origin(daemonset: DaemonSet) -> None:
+    """Refuse to write a set that is somebody else's to write: what its backend says next would undo it.
+
+    Raises:
+        RefusedError: It is.
+    """
+    if daemonset.origin:
+        message = (
+            f"daemonset {daemonset.key} is an object of backend {daemonset.origin}, which says what is wanted of it: "
+            "change it there, for example with kubectl"
+        )
+        raise RefusedError(message)
 
 
 def _created(wanted: DaemonSet, gone: DaemonSetGone | None, uid: str, created_ms: int) -> DaemonSet:

@@ -24,6 +24,9 @@ class HostCounts:
         retried: Tries of commands that are to be repeated.
         dead_lettered: Commands given up after the last try.
         repeated: Commands that came again and were answered from memory.
+        declared: Sets and revisions of the backend's own that were published.
+        reported: What was shown in the backend.
+        reports_failed: What could not be shown in the backend, each time.
     """
 
     published: int = 0
@@ -36,3 +39,6 @@ class HostCounts:
     retried: int = 0
     dead_lettered: int = 0
     repeated: int = 0
+    declared: int = 0
+    reported: int = 0
+    reports_failed: int = 0

@@ -1,7 +1,8 @@
 """The adapter host: everything that an adapter does not have to do.
 
 The command line runs one beside each adapter. It publishes what the adapter observes where that differs from what the
-log says (``observing``, ``logbook``), and has the commands for the backend carried out (``execution``). It decides
+log says (``observing``, ``logbook``, ``declaring``), has the commands for the backend carried out (``execution``), and
+tells a backend that keeps sets of its own how they are (``reporting``). It decides
 nothing about DaemonSets, and whatever it holds it reads from the log, or asks the adapter for, when it starts again.
 """
 
@@ -16,16 +17,19 @@ import msgspec
 import structlog
 
 from everynode import wire
+from everynode.core.values import SetKey
 from everynode.errors import EverynodeError, StaleError, UnavailableError
-from everynode.ports import Adapter, Clock, Controllable
+from everynode.ports import Adapter, Clock, Controllable, Reporting
 from everynode.runtime.claim import Claim
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.counts import HostCounts
+from everynode.runtime.declaring import Declarations
 from everynode.runtime.execution import Execution, ExecutionLimits
 from everynode.runtime.failures import traceback_of
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.logbook import Logbook
 from everynode.runtime.observing import ObserveLimits, Observer
+from everynode.runtime.reporting import Reporter
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +73,7 @@ class AdapterHost:
         self._settings = settings or HostSettings()
         self._clock = clock or SystemClock()
         self._logbook: Logbook | None = None
+        self._reporter: Reporter | None = None
         subject = f"{bus.subjects.prefix}.host.{wire.token(adapter.backend)}"
         self._claim = Claim(bus, subject, self._clock)
 
@@ -89,7 +94,9 @@ class AdapterHost:
         await self._bus.record_backend(self._adapter.backend, self._adapter.identity)
         failures = 0
         while True:
-            observer = Observer(self._adapter, self._settings.observe, self._clock, self.counts)
+            observer = Observer(
+                self._adapter, self._settings.observe, self._clock, self.counts, self._set_seen
+            )
             try:
                 await self._claim.take()
                 await self._serve_control()
@@ -102,13 +109,17 @@ class AdapterHost:
             failures = 1 if observer.listed.is_set() else failures + 1
             await self._clock.sleep_ms(self._settings.observe.delay_ms(failures))
 
+    def _set_seen(self, key: SetKey) -> None:
+        if self._reporter is not None:
+            self._reporter.again(key)
+
     async def _serve_control(self) -> None:
         if isinstance(self._adapter, Controllable):
             subject = control_subject(self._bus.subjects, self._adapter.backend)
             await self._bus.serve(subject, partial(_answer_request, self._adapter))
 
     async def _run_session(self, observer: Observer) -> None:
-        """Load, then observe, follow and carry out."""
+        """Load, then observe, follow, carry out and report."""
         backend = self._adapter.backend
         logbook = Logbook(self._bus, backend, self._clock, self.counts, observer.doubt)
         from_sequence = await logbook.load()
@@ -122,14 +133,28 @@ class AdapterHost:
             counts=self.counts,
             doubt=observer.doubt,
         )
+
+        async def observed_is_stored() -> None:
+            await observer.listed.wait()
+            await logbook.outbox.wait_stored()
+
+        declarations = Declarations(
+            self._bus, backend, observed_is_stored, self._clock, self.counts
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._claim.keep())
             group.create_task(logbook.write_out())
             group.create_task(logbook.follow(from_sequence))
             await logbook.caught_up.wait()
-            group.create_task(observer.run(logbook))
+            group.create_task(observer.run(logbook, declarations))
+            group.create_task(declarations.run())
             await observer.listed.wait()  # nothing is carried out before it is known what is
             group.create_task(execution.run())
+            if isinstance(self._adapter, Reporting):
+                self._reporter = Reporter(
+                    self._bus, self._adapter, backend, self._clock, self.counts
+                )
+                group.create_task(self._reporter.run())
             await logbook.outbox.wait_stored()
             self.listed.set()
 

@@ -10,15 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
-from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
-from everynode.core.values import NodeKey, PodKey
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeGone,
+    NodeObserved,
+    PodGone,
+    PodObserved,
+    RevisionRecorded,
+)
+from everynode.core.values import NodeKey, PodKey, SetKey
 from everynode.errors import UnavailableError
 from everynode.ports import Adapter, Clock, ListBegun, ListEnded, Observation
 from everynode.runtime.counts import HostCounts
+from everynode.runtime.declaring import Declarations
 from everynode.runtime.failures import traceback_of
 from everynode.runtime.ledger import Awaited, node_gone
 from everynode.runtime.listing import Listing
@@ -68,10 +78,16 @@ class Observer:
         limits: How patiently.
         clock: Time to wait by.
         counts: Where to count.
+        set_seen: Called with each set of the backend's own whenever it was observed.
     """
 
     def __init__(
-        self, adapter: Adapter, limits: ObserveLimits, clock: Clock, counts: HostCounts
+        self,
+        adapter: Adapter,
+        limits: ObserveLimits,
+        clock: Clock,
+        counts: HostCounts,
+        set_seen: Callable[[SetKey], None],
     ) -> None:
         """Prepare."""
         self.listed = asyncio.Event()
@@ -80,6 +96,7 @@ class Observer:
         self._limits = limits
         self._clock = clock
         self._counts = counts
+        self._set_seen = set_seen
         self._nodes: Listing[NodeKey] = Listing()
         self._pods: Listing[PodKey] = Listing()
         self._awaited: dict[PodKey, Awaited] = {}
@@ -91,14 +108,14 @@ class Observer:
         """Have everything listed again soon."""
         self._relist(self._limits.doubt_delay_ms)
 
-    async def run(self, logbook: Logbook) -> None:
+    async def run(self, logbook: Logbook, declarations: Declarations) -> None:
         """Observe, and write what is observed, until cancelled."""
         failures = 0
         while True:
             self._nodes.complete = self._pods.complete = False
             self._lists_ended.clear()
             began_ms = self._clock.now_ms()
-            taking = asyncio.create_task(self._take_all(logbook))
+            taking = asyncio.create_task(self._take_all(logbook, declarations))
             ending = asyncio.create_task(self._until_relist())
             try:
                 await asyncio.wait((taking, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -160,12 +177,12 @@ class Observer:
     def _complete(self) -> bool:
         return self._nodes.complete and self._pods.complete
 
-    async def _take_all(self, logbook: Logbook) -> None:
+    async def _take_all(self, logbook: Logbook, declarations: Declarations) -> None:
         observing = self._adapter.observe(logbook.ledger)
         taken = 0
         try:
             async for observation in observing:
-                self._take(observation, logbook)
+                self._take(observation, logbook, declarations)
                 taken += 1
                 if taken % OBSERVATIONS_PER_TURN_MAX == 0:
                     await asyncio.sleep(0)
@@ -174,11 +191,12 @@ class Observer:
         finally:
             self._nodes.interrupted()
             self._pods.interrupted()
+            declarations.interrupted()
             close = getattr(observing, "aclose", None)
             if close is not None:
                 await close()
 
-    def _take(self, observation: Observation, logbook: Logbook) -> None:
+    def _take(self, observation: Observation, logbook: Logbook, declarations: Declarations) -> None:
         match observation:
             case NodeObserved(node=node):
                 self._nodes.named(node.key)
@@ -188,15 +206,24 @@ class Observer:
                 logbook.publish(observation)
             case NodeGone() | PodGone():
                 logbook.publish(observation)
+            case DaemonSetObserved(daemonset=daemonset):
+                declarations.put(observation)
+                self._set_seen(daemonset.key)
+            case DaemonSetGone() | RevisionRecorded():
+                declarations.put(observation)
             case ListBegun(kind="nodes"):
                 self._nodes.begin()
-            case ListBegun():
+            case ListBegun(kind="pods"):
                 self._pods.begin()
                 self._awaited = logbook.ledger.awaited()
+            case ListBegun():
+                declarations.begin_list()
             case ListEnded(kind="nodes"):
                 self._end_nodes(logbook)
-            case ListEnded():
+            case ListEnded(kind="pods"):
                 self._end_pods(logbook)
+            case ListEnded():
+                declarations.end_list()
 
     def _end_nodes(self, logbook: Logbook) -> None:
         known = logbook.ledger.nodes

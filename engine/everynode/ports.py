@@ -258,6 +258,20 @@ class Reporting(Protocol):
         ...
 
 
+class Finding(NamedTuple):
+    """What a look at a backend found, before an adapter runs there or when one does not work.
+
+    Attributes:
+        check: What was looked at.
+        result: ``failed``: an adapter cannot work so. ``unknown``: it could not be found out.
+        detail: What was found, for people, and what to do about it.
+    """
+
+    check: str
+    result: Literal["ok", "warning", "failed", "unknown"]
+    detail: str = ""
+
+
 @runtime_checkable
 class Controllable(Protocol):
     """An adapter whose backend people may act on through the fleet, to try things (the simulated one)."""

@@ -1,0 +1,441 @@
+"""A cluster as its API server tells of it, and what the fleet is told of that.
+
+Used by ``adapter``: it hands in what four reflectors say, and passes on what comes out. No I/O, no clock. What does not
+concern the fleet (pods of others, heartbeats) ends here.
+
+Sets are told after the pods, all of them in one list with their revisions, because a set that is heard of before the
+pods that it has would be given new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Generic, NamedTuple, TypeVar
+
+import structlog
+
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeGone,
+    NodeObserved,
+    PodGone,
+    PodObserved,
+    RevisionRecorded,
+)
+from everynode.core.selectors import selects
+from everynode.core.values import DaemonSet, Owner, PodKey, SetKey
+from everynode.ports import ListBegun, ListEnded, Observation, View
+from everynode_kubernetes.history import History, Version
+from everynode_kubernetes.objects import (
+    PROBE_LABEL,
+    REVISION_LABEL,
+    ApiControllerRevision,
+    ApiDaemonSet,
+    ApiNode,
+    ApiPod,
+)
+from everynode_kubernetes.reflector import Begun, Changed, Ended, Said, Unreadable
+from everynode_kubernetes.translate import (
+    Rejection,
+    controller_of,
+    daemonset_of,
+    is_daemonset_controller,
+    node_name_of,
+    node_of,
+    pod_of,
+)
+
+log = structlog.get_logger(__name__)
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+DELETED_THERE = "deleted from the cluster"
+NOT_OURS = "no set of the cluster controls it or selects it any more"
+
+
+class KnownSet(NamedTuple):
+    """A set of the cluster.
+
+    Attributes:
+        api: The object.
+        daemonset: What it asks for; of an object that cannot be used, the last usable state of the same; ``None`` if
+            there was none.
+        problem: Why the object cannot be used; empty if it can.
+    """
+
+    api: ApiDaemonSet
+    daemonset: DaemonSet | None
+    problem: str = ""
+
+
+class _Told(NamedTuple):
+    """A pod that the fleet was told of."""
+
+    uid: str
+    owner: Owner | None
+    node: str
+
+
+class _Names(Generic[_Key]):
+    """What a list has named so far."""
+
+    def __init__(self) -> None:
+        """No list is being read."""
+        self.listing = False
+        self._named: set[_Key] = set()
+        self._nameless = False
+
+    def begin(self) -> None:
+        """A list begins; one that had not ended is void."""
+        self.listing, self._nameless = True, False
+        self._named.clear()
+
+    def add(self, key: _Key, *, is_name: object = True) -> None:
+        """Something is there; if not even its name can be read, it may be anything."""
+        if is_name:
+            self._named.add(key)
+        else:
+            self._nameless = True
+
+    def end(self, known: Iterable[_Key]) -> list[_Key]:
+        """The list is complete; returns what is gone of what was known."""
+        gone = [] if self._nameless else [key for key in known if key not in self._named]
+        self.listing = False
+        self._named.clear()
+        return gone
+
+
+class Cluster:
+    """What is in one cluster.
+
+    Args:
+        backend: Name of the backend in the fleet.
+    """
+
+    def __init__(self, backend: str) -> None:
+        """Know nothing yet."""
+        self.sets: dict[SetKey, KnownSet] = {}
+        self.history = History()
+        self.node_uids: dict[str, str] = {}
+        self._backend = backend
+        self._known: View | None = None
+        self._nodes = _Names[str]()
+        self._pods = _Names[PodKey]()
+        self._sets = _Names[SetKey]()
+        self._versions = _Names[tuple[str, str]]()
+        self._pods_listed = False
+        self._told: dict[PodKey, _Told] = {}
+        self._orphans: dict[PodKey, ApiPod] = {}
+        self._unexplained: dict[tuple[str, str], dict[PodKey, ApiPod]] = {}
+
+    def begin_anew(self, known: View) -> None:
+        """All reflectors begin again.
+
+        Args:
+            known: What the log has: it stands for what cannot be read.
+        """
+        self._known = known
+        self._pods_listed = False
+
+    # --- nodes --------------------------------------------------------------------------------------------------------
+
+    def take_node(self, said: Said[ApiNode]) -> list[Observation]:
+        """Take in what is said of nodes."""
+        match said:
+            case Begun():
+                self._nodes.begin()
+                return [ListBegun("nodes")]
+            case Ended():
+                for name in self._nodes.end(list(self.node_uids)):
+                    del self.node_uids[name]
+                return [ListEnded("nodes")]
+            case Unreadable():
+                self._nodes.add(said.name, is_name=said.name)
+                return self._known_nodes(said.name)
+            case Changed(kind="DELETED", item=api):
+                self.node_uids.pop(api.metadata.name, None)
+                name = api.metadata.name
+                gone = NodeGone(backend=self._backend, name=name, uid=api.uid, why=DELETED_THERE)
+                return [gone]
+            case _:
+                api = said.item
+                self._nodes.add(api.metadata.name)
+                self.node_uids[api.metadata.name] = api.uid
+                return [NodeObserved(node=node_of(api, self._backend))]
+
+    def _known_nodes(self, name: str) -> list[Observation]:
+        """Tell of a node that cannot be read, as it was; of every node if nobody knows which one it is."""
+        nodes = () if self._known is None else self._known.nodes.values()
+        return [NodeObserved(node=node) for node in nodes if name in {"", node.name}]
+
+    # --- pods ---------------------------------------------------------------------------------------------------------
+
+    def take_pod(self, said: Said[ApiPod]) -> list[Observation]:
+        """Take in what is said of pods; the end of their first list is when sets are told of."""
+        match said:
+            case Begun():
+                self._pods.begin()
+                return [ListBegun("pods")]
+            case Ended():
+                for key in self._pods.end(self._told.keys() | self._orphans.keys()):
+                    self._forget_pod(key)
+                first, self._pods_listed = not self._pods_listed, True
+                return [ListEnded("pods"), *(self._declare_all() if first else ())]
+            case Changed(kind="DELETED", item=api):
+                return self._end_pod(self._key(api), api.uid, DELETED_THERE)
+            case Unreadable():
+                key = PodKey(self._backend, said.namespace, said.name)
+                self._pods.add(key, is_name=said.name)
+                return self._known_pods(key)
+            case _:
+                self._pods.add(self._key(said.item))
+                return self._observe_pod(said.item)
+
+    def _known_pods(self, key: PodKey) -> list[Observation]:
+        """Tell of a pod that cannot be read, as it was; of every pod if nobody knows which one it is."""
+        pods = () if self._known is None else self._known.pods.values()
+        return [PodObserved(pod=pod) for pod in pods if not key.name or pod.key == key]
+
+    def _key(self, api: ApiPod) -> PodKey:
+        return PodKey(self._backend, api.metadata.namespace, api.metadata.name)
+
+    def _observe_pod(self, api: ApiPod) -> list[Observation]:
+        key = self._key(api)
+        controller = controller_of(api.metadata)
+        self._orphans.pop(key, None)
+        if controller is None:
+            if not api.metadata.labels:
+                return self._end_pod(key, api.uid, NOT_OURS)
+            self._orphans[key] = api
+            return self._observe_orphan(key, api)
+        if not is_daemonset_controller(controller):
+            return self._end_pod(key, api.uid, NOT_OURS)
+        return self._tell_pod(key, api, Owner(name=controller.name, uid=controller.uid))
+
+    def _observe_orphan(self, key: PodKey, api: ApiPod) -> list[Observation]:
+        if not self._is_selected(key.namespace, api.metadata.labels or {}):
+            return self._end_pod(key, api.uid, NOT_OURS)
+        return self._tell_pod(key, api, None)
+
+    def _is_selected(self, namespace: str, labels: dict[str, str]) -> bool:
+        wanted = (known.daemonset for key, known in self.sets.items() if key.namespace == namespace)
+        return any(each is not None and selects(each.selector, labels) for each in wanted)
+
+    def _tell_pod(self, key: PodKey, api: ApiPod, owner: Owner | None) -> list[Observation]:
+        """Tell of a pod that has a place; one that has none yet is nobody's (nodesToDaemonPods)."""
+        node = node_name_of(api)
+        if not node:
+            return self._end_pod(key, api.uid, NOT_OURS)
+        self._told[key] = _Told(api.uid, owner, node)
+        revision = self._revision_of(key, api, "" if owner is None else owner.uid)
+        labels = api.metadata.labels or {}
+        pod = pod_of(
+            api,
+            self._backend,
+            owner=owner,
+            revision=revision,
+            labels=None if owner is not None and self._selected_by(key, owner, labels) else labels,
+        )
+        return [PodObserved(pod=pod)]
+
+    def _selected_by(self, key: PodKey, owner: Owner, labels: dict[str, str]) -> bool:
+        """Say whether a pod has the labels that its set selects: then nobody need know them."""
+        known = self.sets.get(SetKey(key.namespace, owner.name))
+        if known is None or known.daemonset is None:
+            return False
+        return known.api.uid == owner.uid and selects(known.daemonset.selector, labels)
+
+    def _revision_of(self, key: PodKey, api: ApiPod, owner_uid: str) -> str:
+        label = api.metadata.label(REVISION_LABEL)
+        place = (key.namespace, label)
+        explained = self.history.explain(key.namespace, owner_uid, label) if label else ""
+        if explained is None:
+            self._unexplained.setdefault(place, {})[key] = api
+            return label
+        if place in self._unexplained:
+            self._unexplained[place].pop(key, None)
+        return explained
+
+    def _end_pod(self, key: PodKey, uid: str, why: str) -> list[Observation]:
+        told = self._told.get(key)
+        self._forget_pod(key, but_orphan=why == NOT_OURS)
+        if told is None:
+            return []
+        gone = PodGone(
+            backend=key.backend,
+            namespace=key.namespace,
+            name=key.name,
+            uid=told.uid if why == NOT_OURS else uid,
+            node=told.node,
+            owner=told.owner,
+            why=why,
+        )
+        return [gone]
+
+    def _forget_pod(self, key: PodKey, *, but_orphan: bool = False) -> None:
+        self._told.pop(key, None)
+        if not but_orphan:
+            self._orphans.pop(key, None)
+        for place, pods in list(self._unexplained.items()):
+            pods.pop(key, None)
+            if not pods:
+                del self._unexplained[place]
+
+    # --- sets and their revisions -------------------------------------------------------------------------------------
+
+    def take_set(self, said: Said[ApiDaemonSet]) -> list[Observation]:
+        """Take in what is said of DaemonSets."""
+        match said:
+            case Begun():
+                self._sets.begin()
+                return []
+            case Ended():
+                for key in self._sets.end(list(self.sets)):
+                    self._forget_set(key)
+                return self._declare_all() if self._pods_listed else []
+            case Changed(kind="DELETED", item=api):
+                key = SetKey(api.metadata.namespace, api.metadata.name)
+                self._forget_set(key)
+                gone = DaemonSetGone(
+                    namespace=key.namespace,
+                    name=key.name,
+                    uid=api.uid,
+                    cascade="backend",
+                    why=DELETED_THERE,
+                )
+                return [gone, *self._orphans_again(key.namespace)]
+            case Unreadable():
+                self._sets.add(SetKey(said.namespace, said.name), is_name=said.name)
+                return []
+            case _:
+                return self._observe_set(said.item)
+
+    def _observe_set(self, api: ApiDaemonSet) -> list[Observation]:
+        if api.metadata.label(PROBE_LABEL):
+            return []
+        key = SetKey(api.metadata.namespace, api.metadata.name)
+        self._sets.add(key)
+        before = self.sets.get(key)
+        known = self.sets[key] = self._read_set(api, before)
+        if not self._pods_listed or self._sets.listing:
+            return []  # it is told with all others
+        told = self._declare(key, known)
+        is_new = before is None or before.api.uid != api.uid
+        if is_new or (before and before.daemonset is None):
+            told = [*told, *self._orphans_again(key.namespace)]
+        return told
+
+    def _read_set(self, api: ApiDaemonSet, before: KnownSet | None) -> KnownSet:
+        """Read a set; most of what comes is a new status, which changes nothing that it asks for."""
+        if before is not None and before.daemonset is not None and _asks_the_same(before.api, api):
+            return before._replace(api=api)
+        read = daemonset_of(api, self._backend)
+        if not isinstance(read, Rejection):
+            return KnownSet(api, read)
+        same = before is not None and before.api.uid == api.uid
+        log.warning(
+            "DaemonSet cannot be used",
+            namespace=api.metadata.namespace,
+            name=api.metadata.name,
+            reason=str(read),
+        )
+        return KnownSet(api, before.daemonset if before and same else None, str(read))
+
+    def _forget_set(self, key: SetKey) -> None:
+        known = self.sets.pop(key, None)
+        if known is not None:
+            self.history.forget(known.api.uid)
+
+    def _declare_all(self) -> list[Observation]:
+        declared: list[Observation] = [ListBegun("daemonsets")]
+        for key, known in sorted(self.sets.items()):
+            declared += self._declare(key, known)
+        declared.append(ListEnded("daemonsets"))
+        for namespace in sorted({key.namespace for key in self.sets}):
+            declared += self._orphans_again(namespace)
+        return declared
+
+    def _declare(self, key: SetKey, known: KnownSet) -> list[Observation]:
+        if known.daemonset is None:
+            return []
+        revisions = (version.revision(key.name, known.api.uid) for version in self.versions_of(key))
+        return [
+            *(RevisionRecorded(revision=found) for found in revisions if found is not None),
+            DaemonSetObserved(daemonset=known.daemonset),
+        ]
+
+    def _orphans_again(self, namespace: str) -> list[Observation]:
+        """Tell of pods that nobody controls, if a set selects them now; of others no more."""
+        found = [(key, api) for key, api in self._orphans.items() if key.namespace == namespace]
+        return [one for key, api in found for one in self._observe_orphan(key, api)]
+
+    def versions_of(self, key: SetKey) -> list[Version]:
+        """Return the ControllerRevisions of a set in the order of their numbers.
+
+        One that nobody controls and that the set's selector selects counts: it is about to be adopted.
+        """
+        known = self.sets.get(key)
+        if known is None or known.daemonset is None:
+            return []
+        selector = known.daemonset.selector
+        return [
+            version
+            for version in self.history.in_namespace(key.namespace)
+            if version.owner_uid == known.api.uid
+            or (not version.owner_uid and selects(selector, version.api.metadata.labels or {}))
+        ]
+
+    def label_of(self, key: SetKey, revision: str) -> str:
+        """Return what pods of a set carry that are made from a template; the template's hash if nothing else has it."""
+        found = [version for version in self.versions_of(key) if version.hash == revision]
+        return found[-1].label if found else revision
+
+    def take_revision(self, said: Said[ApiControllerRevision]) -> list[Observation]:
+        """Take in what is said of ControllerRevisions."""
+        match said:
+            case Begun():
+                self._versions.begin()
+                return []
+            case Ended():
+                for name in self._versions.end(self.history.names()):
+                    self.history.drop(*name)
+                return self._declare_all() if self._pods_listed else []
+            case Changed(kind="DELETED", item=api):
+                version = self.history.drop(api.metadata.namespace, api.metadata.name)
+                return [] if version is None else self._declare_owner(version)
+            case Unreadable():
+                self._versions.add((said.namespace, said.name), is_name=said.name)
+                return []
+            case _:
+                api = said.item
+                self._versions.add((api.metadata.namespace, api.metadata.name))
+                version = self.history.put(api)
+                if version is None or not self._pods_listed:
+                    return []
+                return [*self._explained_by(version), *self._declare_owner(version)]
+
+    def _explained_by(self, version: Version) -> list[Observation]:
+        """Tell once more of pods whose label means something only now."""
+        place = (version.api.metadata.namespace, version.label)
+        waiting = self._unexplained.pop(place, {})
+        return [one for api in waiting.values() for one in self._observe_pod(api)]
+
+    def _declare_owner(self, version: Version) -> list[Observation]:
+        namespace = version.api.metadata.namespace
+        for key, known in sorted(self.sets.items()):
+            if key.namespace == namespace and version in self.versions_of(key):
+                return self._declare(key, known)
+        return []
+
+
+def _asks_the_same(before: ApiDaemonSet, after: ApiDaemonSet) -> bool:
+    """Say whether two states of a set differ in nothing that the fleet reads; the spec is told by its generation."""
+    old, new = before.metadata, after.metadata
+    return (old.uid, old.generation, old.labels, old.annotations, old.deletion_timestamp) == (
+        new.uid,
+        new.generation,
+        new.labels,
+        new.annotations,
+        new.deletion_timestamp,
+    )

@@ -1,0 +1,205 @@
+"""What the fleet says of a cluster's sets, shown there: status, history, events.
+
+Used by ``adapter``. ``kubectl rollout status``, ``history`` and ``undo`` read what this writes. It writes only what
+differs from what was last seen, and only on objects of the very set that is meant.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from everynode.core.events import (
+    NoticeReported,
+    RevisionGone,
+    RevisionRecorded,
+    StatusReported,
+)
+from everynode.core.identity import revision_hash
+from everynode.core.values import Notice, Owner, Revision, SetKey, Status
+from everynode.errors import RefusedError, UnavailableError
+from everynode.ports import Report
+from everynode_kubernetes.answers import Refusal
+from everynode_kubernetes.bodies import (
+    MERGE_PATCH,
+    adoption_patch,
+    controller_revision_for,
+    controller_revision_name,
+    delete_options,
+    event_for,
+    revision_number_patch,
+    status_body,
+    status_shown,
+)
+from everynode_kubernetes.client import ApiServer
+from everynode_kubernetes.cluster import Cluster, KnownSet
+from everynode_kubernetes.history import Version
+from everynode_kubernetes.objects import parse_controller_revision, parse_daemonset
+from everynode_kubernetes.paths import (
+    daemonset_path,
+    events_path,
+    revision_path,
+    revisions_path,
+    status_path,
+)
+from everynode_kubernetes.translate import controller_of, template_in
+
+log = structlog.get_logger(__name__)
+
+NAMES_TRIED_MAX = 5
+"""Under how many names a ControllerRevision is tried to be made when others have them."""
+
+
+class Showing:
+    """Shows reports in a cluster.
+
+    Args:
+        server: The API server.
+        cluster: What has been seen of the cluster.
+        instance: Who says so, in events.
+    """
+
+    def __init__(self, server: ApiServer, cluster: Cluster, instance: str) -> None:
+        """Prepare."""
+        self._server = server
+        self._cluster = cluster
+        self._instance = instance
+
+    async def report(self, report: Report) -> None:
+        """Show it; see ``everynode.ports.Reporting.report``."""
+        match report:
+            case StatusReported(status=status):
+                await self._show_status(status)
+            case RevisionRecorded(revision=revision):
+                await self._keep_revision(revision)
+            case RevisionGone():
+                await self._forget_revision(report)
+            case NoticeReported(notice=notice):
+                await self._tell(notice)
+
+    def _set(self, key: SetKey, uid: str = "") -> KnownSet | None:
+        """Return a set that may be written about: it is there, it is meant, and it is not being deleted."""
+        known = self._cluster.sets.get(key)
+        if known is None or known.api.metadata.deletion_timestamp is not None:
+            return None
+        return known if uid in {"", known.api.uid} else None
+
+    async def _show_status(self, status: Status) -> None:
+        known = self._set(status.set_key, status.daemonset_uid)
+        if known is None or status_shown(known.api, status):
+            return
+        path = status_path(status.namespace, status.daemonset)
+        body = status_body(status, known.api.status)
+        try:
+            await self._server.patch(path, body, MERGE_PATCH)
+        except Refusal as refusal:
+            if refusal.is_conflict:  # it was made anew under its name
+                raise UnavailableError(str(refusal)) from refusal
+            if not refusal.is_not_found:
+                raise
+
+    # --- history ------------------------------------------------------------------------------------------------------
+
+    async def _keep_revision(self, revision: Revision) -> None:
+        """Have a ControllerRevision hold a template, under its number or a higher one."""
+        known = self._set(revision.set_key, revision.daemonset_uid)
+        if known is None:
+            return
+        versions = self._cluster.versions_of(revision.set_key)
+        same = [version for version in versions if version.hash == revision.hash]
+        if not same:
+            await self._make_revision(revision, known)
+            return
+        version = same[-1]
+        if not version.owner_uid:
+            await self._adopt_revision(version, known)
+        if version.api.revision < revision.number:
+            path = revision_path(revision.namespace, version.api.metadata.name)
+            await self._patch_revision(
+                path, revision_number_patch(version.api.uid, revision.number)
+            )
+
+    async def _adopt_revision(self, version: Version, known: KnownSet) -> None:
+        """Become the controller of a version that a former set has left, if the set is there now."""
+        metadata = known.api.metadata
+        body = await self._server.get(daemonset_path(metadata.namespace, metadata.name))
+        now = parse_daemonset(body)
+        if now.uid != known.api.uid or now.metadata.deletion_timestamp is not None:
+            return
+        owner = Owner(name=metadata.name, uid=metadata.uid)
+        path = revision_path(metadata.namespace, version.api.metadata.name)
+        await self._patch_revision(path, adoption_patch(version.api.uid, owner))
+
+    async def _patch_revision(self, path: str, patch: bytes) -> None:
+        try:
+            await self._server.patch(path, patch, MERGE_PATCH)
+        except Refusal as refusal:
+            if refusal.is_forbidden:
+                raise
+            raise UnavailableError(
+                str(refusal)
+            ) from refusal  # it has changed; it is seen before long
+
+    async def _make_revision(self, revision: Revision, known: KnownSet) -> None:
+        owner = Owner(name=revision.daemonset, uid=revision.daemonset_uid)
+        name = controller_revision_name(revision.daemonset, revision.hash)
+        annotations = {} if known.daemonset is None else known.daemonset.annotations
+        for attempt in range(NAMES_TRIED_MAX):
+            tried = f"{name}-{attempt}" if attempt else name
+            body = controller_revision_for(
+                revision, owner, name=tried, label=revision.hash, annotations=annotations
+            )
+            try:
+                await self._server.create(revisions_path(revision.namespace), body)
+            except Refusal as refusal:
+                if refusal.namespace_terminating or refusal.is_not_found:
+                    return
+                if not refusal.already_exists:
+                    raise
+                if await self._is_made(revision, tried):
+                    return
+            else:
+                return
+        raise RefusedError(
+            f"ControllerRevision {revision.namespace}/{name}: others have this name and the next ones; remove them"
+        )
+
+    async def _is_made(self, revision: Revision, name: str) -> bool:
+        """Say whether what has a name is what was to be made; it was made before and has not been seen yet."""
+        try:
+            body = await self._server.get(revision_path(revision.namespace, name))
+        except Refusal as refusal:
+            raise UnavailableError(str(refusal)) from refusal  # it has gone just now
+        api = parse_controller_revision(body)
+        template, owner = template_in(api), controller_of(api.metadata)
+        is_same = template is not None and revision_hash(template) == revision.hash
+        return is_same and owner is not None and owner.uid == revision.daemonset_uid
+
+    async def _forget_revision(self, gone: RevisionGone) -> None:
+        """Remove the ControllerRevisions of a template that the set's history has no room for."""
+        known = self._set(gone.set_key)
+        if known is None:
+            return
+        for version in self._cluster.versions_of(gone.set_key):
+            if version.hash == gone.hash and version.owner_uid == known.api.uid:
+                path = revision_path(gone.namespace, version.api.metadata.name)
+                options = delete_options(version.api.uid)
+                try:
+                    await self._server.delete(path, options)
+                except Refusal as refusal:
+                    if not (refusal.is_not_found or refusal.is_conflict):
+                        raise
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    async def _tell(self, notice: Notice) -> None:
+        known = self._cluster.sets.get(notice.set_key)
+        if known is None or known.api.uid != notice.daemonset_uid:
+            return
+        mark = f"{notice.first_ms} {notice.last_ms} {notice.node} {notice.pod} {notice.message}"
+        event = event_for(notice, mark=mark, instance=self._instance)
+        try:
+            await self._server.create(events_path(notice.namespace), event)
+        except Refusal as refusal:
+            gone = refusal.namespace_terminating or refusal.is_not_found
+            if not (gone or refusal.already_exists):
+                raise

@@ -77,7 +77,7 @@ class NoticeBoard:
         """Say this later, as it could not be written; what came meanwhile is added."""
         key = (notice.set_key, notice.reason)
         later = self._waiting.get(key)
-        self._waiting[key] = notice if later is None else _joined(notice, later)
+        self._waiting[key] = notice if later is None else joined(notice, later)
 
     def _tell(
         self,
@@ -103,7 +103,7 @@ class NoticeBoard:
             last_ms=now_ms,
         )
         earlier = self._waiting.get((key, reason))
-        self._waiting[key, reason] = notice if earlier is None else _joined(earlier, notice)
+        self._waiting[key, reason] = notice if earlier is None else joined(earlier, notice)
 
     def command_settled(self, command: Command, outcome: Outcome, now_ms: int) -> None:
         """A command was carried out, or was not; one that was no longer wanted is not worth a word."""
@@ -184,7 +184,8 @@ class NoticeBoard:
         self._all_selecting.pop(key, None)
 
 
-def _joined(earlier: Notice, later: Notice) -> Notice:
+def joined(earlier: Notice, later: Notice) -> Notice:
+    """Make one of two notices with the same reason about the same set: it says what the later one says."""
     return structs.replace(
         later,
         count=earlier.count + later.count,

@@ -1,8 +1,9 @@
 """What the fleet says of a backend's own sets, told to its adapter: statuses, revisions, notices.
 
 Used by ``runtime.host`` for adapters that are ``ports.Reporting``. The adapter is told the last word about everything
-when this starts, then each change; of several changes in a row only the last, except for notices. One set's reports go
-one after the other, and one set that cannot be told about is in nobody else's way.
+when this starts, then each change; of several changes in a row only the last. Notices with the same reason are joined,
+so that a rollout over a thousand nodes is no thousand events. One set's reports go one after the other, and one set
+that cannot be told about is in nobody else's way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from everynode.core.events import (
     StatusGone,
     StatusReported,
 )
-from everynode.core.values import SetKey
+from everynode.core.notices import joined
+from everynode.core.values import Notice, SetKey
 from everynode.errors import (
     MalformedMessageError,
     OutcomeUnknownError,
@@ -36,7 +38,8 @@ from everynode.runtime.jetstream import JetStreamBus
 log = structlog.get_logger(__name__)
 
 CONCURRENT_SETS_MAX = 8
-NOTICES_WAITING_MAX = 100  # of one set; of more, the oldest are not told
+NOTICE_INTERVAL_MS = 10_000
+"""How often a set's notices with the same reason are told at most; the first one at once."""
 NOTICE_AGE_MAX_MS = (
     600_000  # when this starts, older ones have been told, or are of no use any more
 )
@@ -51,14 +54,17 @@ class _Told:
         """Nothing yet."""
         self.last: dict[str, Report] = {}  # by subject: what holds for good
         self.waiting: dict[str, Report] = {}
-        self.notices: list[NoticeReported] = []
+        self.notices: dict[str, Notice] = {}  # by reason: joined
+        self.told_ms: dict[str, int] = {}  # by reason: when it was told last
         self.failures = 0
         self.queued = False
+        self.alarmed = False  # it will be queued when its next notice is due
 
-    @property
-    def has_something(self) -> bool:
-        """There is something to tell."""
-        return bool(self.waiting or self.notices)
+    def notice_due_ms(self) -> int | None:
+        """Return when the next notice is to be told; ``None`` if there is none."""
+        due = (self.told_ms.get(reason, -NOTICE_INTERVAL_MS) for reason in self.notices)
+        earliest = min(due, default=None)
+        return None if earliest is None else earliest + NOTICE_INTERVAL_MS
 
 
 class Reporter:
@@ -135,9 +141,7 @@ class Reporter:
                 self._sets.pop(message.set_key, None)  # the set is gone, and so are its pods
             case NoticeReported(notice=notice):
                 if received.time_ms >= self._started_ms - NOTICE_AGE_MAX_MS:
-                    told = self._sets.setdefault(notice.set_key, _Told())
-                    told.notices = [*told.notices, message][-NOTICES_WAITING_MAX:]
-                    self._enqueue(notice.set_key, told)
+                    self._keep_notice(notice)
 
     def _keep(self, key: SetKey, subject: str, report: Report) -> None:
         told = self._sets.setdefault(key, _Told())
@@ -147,6 +151,13 @@ class Reporter:
             told.last[subject] = report
         told.waiting[subject] = report
         self._enqueue(key, told)
+
+    def _keep_notice(self, notice: Notice) -> None:
+        told = self._sets.setdefault(notice.set_key, _Told())
+        earlier = told.notices.get(notice.reason)
+        same_set = earlier is not None and earlier.daemonset_uid == notice.daemonset_uid
+        told.notices[notice.reason] = joined(earlier, notice) if earlier and same_set else notice
+        self._enqueue(notice.set_key, told)
 
     def _enqueue(self, key: SetKey, told: _Told) -> None:
         if not told.queued:
@@ -175,13 +186,23 @@ class Reporter:
                 group.create_task(self._requeue_later(key, wait_ms))
                 continue  # it stays queued
             told.failures = 0
+            due_ms = told.notice_due_ms()
             told.queued = False
-            if told.has_something:
+            if told.waiting:
                 self._enqueue(key, told)
+            elif due_ms is not None and not told.alarmed:
+                told.alarmed = True
+                wait_ms = max(0, due_ms - self._clock.now_ms())
+                group.create_task(self._enqueue_later(key, told, wait_ms))
 
     async def _requeue_later(self, key: SetKey, wait_ms: int) -> None:
         await self._clock.sleep_ms(wait_ms)
         self._queue.put_nowait(key)
+
+    async def _enqueue_later(self, key: SetKey, told: _Told, wait_ms: int) -> None:
+        await self._clock.sleep_ms(wait_ms)
+        told.alarmed = False
+        self._enqueue(key, told)
 
     async def _tell(self, told: _Told) -> None:
         """Tell all that waits about one set; what fails for now goes on waiting, unless there is newer."""
@@ -190,11 +211,18 @@ class Reporter:
             await self._tell_one(report)
             if told.waiting.get(subject) is report:
                 del told.waiting[subject]
-        while told.notices:
-            notice = told.notices[0]
-            await self._tell_one(notice)
-            if told.notices and told.notices[0] is notice:
-                told.notices = told.notices[1:]
+        now_ms = self._clock.now_ms()
+        for reason, notice in sorted(told.notices.items(), key=lambda item: item[1].first_ms):
+            if told.told_ms.get(reason, -NOTICE_INTERVAL_MS) + NOTICE_INTERVAL_MS > now_ms:
+                continue
+            del told.notices[reason]
+            try:
+                await self._tell_one(NoticeReported(notice=notice))
+            except (UnavailableError, OutcomeUnknownError):
+                later = told.notices.get(reason)
+                told.notices[reason] = notice if later is None else joined(notice, later)
+                raise
+            told.told_ms[reason] = now_ms
 
     async def _tell_one(self, report: Report) -> None:
         try:

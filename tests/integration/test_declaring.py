@@ -223,6 +223,17 @@ class TestSets:
         assert KEY in await sets_on(bus)
 
 
+async def by_hand(bus: JetStreamBus, act: str) -> object:
+    """Do what a person would do to the set with the command line."""
+    match act:
+        case "apply":
+            return await applying.apply(bus, a_set(min_ready_seconds=5, origin=""))
+        case "amend":
+            return await applying.amend(bus, KEY, lambda known: replace(known, labels={}))
+        case _:
+            return await applying.delete(bus, KEY)
+
+
 class TestOthersSets:
     """Sets that somebody else wrote."""
 
@@ -239,13 +250,8 @@ class TestOthersSets:
         """Applying, amending and deleting one are refused, and the message says where to go."""
         async with running(bus, KeepingAdapter(DaemonSetObserved(daemonset=a_set()))):
             await until(bus, "daemonset", bool)
-        act_on = {
-            "apply": lambda: applying.apply(bus, a_set(min_ready_seconds=5, origin="")),
-            "amend": lambda: applying.amend(bus, KEY, lambda known: replace(known, labels={})),
-            "delete": lambda: applying.delete(bus, KEY),
-        }
         with pytest.raises(RefusedError, match=r"backend keeper.*kubectl"):
-            await act_on[act]()
+            await by_hand(bus, act)
         assert {KEY: a_set()} == await sets_on(bus)
 
     async def test_another_backends_set_is_refused(self, bus: JetStreamBus) -> None:

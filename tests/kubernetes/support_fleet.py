@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,7 +37,7 @@ from everynode_kubernetes.client import ApiServer
 SMALL = StreamSettings(log_max_bytes=256 * 1024**2)
 BACKEND = "cluster"
 DEADLINE_S = 90.0
-POLL_S = 0.1
+POLL_S = 0.25
 
 _numbers = itertools.count(1)
 
@@ -316,7 +316,7 @@ def daemonset_manifest(
     *,
     image: str = "registry.k8s.io/pause:3.9",
     node_selector: dict[str, str] | None = None,
-    update_strategy: dict[str, object] | None = None,
+    update_strategy: Mapping[str, object] | None = None,
     annotations: dict[str, str] | None = None,
     pod_spec: dict[str, object] | None = None,
     spec: dict[str, object] | None = None,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import cluster
 import endtoend
 import events
 import memory
@@ -31,6 +32,7 @@ FULL: dict[str, Part] = {
     "memory": partial(memory.measure, memory.Sizes(nodes=100_000, sets=3)),
     "throughput": partial(throughput.measure, throughput.Sizes(nodes=50_000, bus_messages=50_000)),
     "events": partial(events.measure, events.Sizes(sets=20, nodes_few=1_000, nodes_many=100_000)),
+    "cluster": partial(cluster.measure, cluster.Sizes(nodes=1_000)),
 }
 QUICK: dict[str, Part] = {
     "up": partial(endtoend.measure, endtoend.Sizes(nodes=100)),
@@ -38,6 +40,7 @@ QUICK: dict[str, Part] = {
     "memory": partial(memory.measure, memory.Sizes(nodes=2_000, sets=1)),
     "throughput": partial(throughput.measure, throughput.Sizes(nodes=2_000, bus_messages=3_000)),
     "events": partial(events.measure, events.Sizes(sets=5, nodes_few=500, nodes_many=2_000)),
+    "cluster": partial(cluster.measure, cluster.Sizes(nodes=20)),
 }
 
 

@@ -20,10 +20,10 @@ COVERAGE_ALL_MIN := 85
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: help setup up test check lint bench mutate clean format lock
+.PHONY: help setup up test check lint bench control-plane mutate clean format lock
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install the locked dependencies and everynode itself into .venv
 
@@ -70,11 +70,15 @@ mutate: $(STAMP) ## change the core in thousands of ways and count what its test
 bench: $(STAMP) ## measure, and print a table
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+# Not in `make clean`: it is shared by all checkouts, and it takes long to build.
+control-plane: $(STAMP) ## build a Kubernetes control plane to test with, once, into ~/.cache/everynode; takes Go
+	@$(BIN)/python -m tests.kubernetes.control_plane.build
+
 # Make needs a .venv to lock and a lock to make a .venv, so this one does not ask for the stamp. Keeps
 # the versions that are locked already; to raise them: make lock ARGS=--upgrade
 lock: ## write requirements/*.txt anew from pyproject.toml
 	mkdir -p requirements
-	$(UV_COMPILE) $(ARGS) --output-file requirements/run.txt
+	$(UV_COMPILE) $(ARGS) --extra kubernetes --output-file requirements/run.txt
 	$(UV_COMPILE) $(ARGS) --all-extras --output-file requirements/dev.txt
 
 clean: ## remove everything that is not in git, .venv included

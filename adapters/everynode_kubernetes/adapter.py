@@ -13,6 +13,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import structlog
+
 from everynode.core.commands import Command, Outcome
 from everynode.errors import ConfigurationError
 from everynode.ports import Observation, Report, View
@@ -34,18 +36,30 @@ from everynode_kubernetes.paths import (
     PODS,
     namespace_path,
 )
+from everynode_kubernetes.permissions import IDENTITY_NAMESPACE
+from everynode_kubernetes.probe import probe
 from everynode_kubernetes.reflector import Ended, Resource, Said, reflect
 from everynode_kubernetes.showing import Showing
-
-IDENTITY_NAMESPACE = "kube-system"
-"""Its uid stands for the cluster: it is made with it and cannot be deleted."""
 
 OBSERVED_WAITING_MAX = 10_000
 """Objects that were read and are not observed yet; reading waits then."""
 
 INSTANCE = "everynode"
 
-OPTIONS = ("context", "in-cluster", "kubeconfig", "qps")
+TWO_OWNERS = (
+    "somebody looks after its DaemonSets already, its built-in controller most likely, and two owners would undo "
+    "each other's work: switch the other one off (kube-controller-manager --controllers=*,-daemonset-controller), "
+    "or start with --force"
+)
+
+OPTIONS = ("connections", "context", "force", "in-cluster", "kubeconfig", "namespace", "qps")
+
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""In a pod: the namespace that it runs in."""
+
+NAMESPACE_DEFAULT = "default"
+
+log = structlog.get_logger(__name__)
 
 _Take = Callable[[Any], list[Observation]]
 
@@ -84,15 +98,25 @@ class KubernetesAdapter:
 
     @classmethod
     async def from_options(cls, backend: str, options: Mapping[str, str]) -> KubernetesAdapter:
-        """Connect to a cluster: ``kubeconfig``, ``context``, ``in-cluster``, ``qps``.
+        """Connect to a cluster whose DaemonSets nobody else looks after.
+
+        Args:
+            backend: Name of the backend in the fleet.
+            options: ``kubeconfig``, ``context``, ``in-cluster``, ``qps``, ``connections`` (how many at once);
+                ``namespace``, where it is tried out whether somebody else looks after DaemonSets; ``force``: it is not.
 
         Raises:
-            ConfigurationError: There is no such option, its value is wrong, or the cluster may not be read.
+            ConfigurationError: There is no such option, its value is wrong, the cluster may not be read, or its
+                DaemonSets have an owner.
             UnavailableError: The API server does not answer.
         """
-        server = await ApiServer.connect(access_from(options))
+        access, forced = access_from(options), _flag(options, "force")
+        server = await ApiServer.connect(access)
         try:
-            return cls(backend, server, await identity_of(server))
+            identity = await identity_of(server)
+            if not forced:
+                await _be_the_only_owner(server, namespace_from(options))
+            return cls(backend, server, identity)
         except BaseException:
             await server.close()
             raise
@@ -174,20 +198,46 @@ def access_from(options: Mapping[str, str]) -> Access:
         raise ConfigurationError(
             f"option {unknown[0]} is not known; there are: {', '.join(OPTIONS)}"
         )
-    try:
-        qps = float(options.get("qps", "0"))
-    except ValueError as error:
-        raise ConfigurationError(f"option qps is {options['qps']!r}; write a number") from error
-    in_cluster = options.get("in-cluster", "false")
-    if in_cluster not in {"true", "false"}:
-        raise ConfigurationError(f"option in-cluster is {in_cluster!r}; write true or false")
     kubeconfig = options.get("kubeconfig")
     return Access(
         kubeconfig=Path(kubeconfig).expanduser() if kubeconfig else None,
         context=options.get("context", ""),
-        in_cluster=in_cluster == "true",
-        qps=qps,
+        in_cluster=_flag(options, "in-cluster"),
+        qps=_number(options, "qps", Access.qps),
+        connections_max=int(_number(options, "connections", Access.connections_max)),
     )
+
+
+def _number(options: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return float(options.get(name, default))
+    except ValueError as error:
+        raise ConfigurationError(f"option {name} is {options[name]!r}; write a number") from error
+
+
+def _flag(options: Mapping[str, str], name: str) -> bool:
+    value = options.get(name, "false")
+    if value not in {"true", "false"}:
+        raise ConfigurationError(f"option {name} is {value!r}; write true or false")
+    return value == "true"
+
+
+def namespace_from(options: Mapping[str, str]) -> str:
+    """Say in which namespace the probe is made: that of the option, or of this pod, or ``default``."""
+    if options.get("namespace"):
+        return options["namespace"]
+    if _flag(options, "in-cluster") and NAMESPACE_FILE.exists():
+        return NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+    return NAMESPACE_DEFAULT
+
+
+async def _be_the_only_owner(server: ApiServer, namespace: str) -> None:
+    """Make sure that nobody else looks after the cluster's DaemonSets, as far as that can be found out."""
+    found = await probe(server, namespace)
+    if found.owned:
+        raise ConfigurationError(f"cluster at {server.address}: {TWO_OWNERS}")
+    if found.owned is None:
+        log.warning("not known whether DaemonSets have an owner", reason=found.reason)
 
 
 async def identity_of(server: ApiServer) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -52,6 +51,7 @@ _KIND = "DaemonSet"
 _INT32_MAX = 2**31 - 1
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
+_ESCAPED_IN_GO = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -138,6 +138,7 @@ def pod_for(
     }
     metadata = {
         "name": command.pod,
+        "generateName": f"{owner.name}-",  # it names nothing: some tools read there which set a pod is of
         "namespace": command.namespace,
         "labels": labels,
         "annotations": {**(given.get("annotations") or {}), **ours},
@@ -211,27 +212,15 @@ def revision_data(template: bytes | msgspec.Raw) -> bytes:
     r"""Write a template as what Kubernetes' controller keeps of it, byte for byte, so that it knows it again.
 
     It compares bytes (pkg/controller/daemon/update.go, Match), and they are those of Go's ``encoding/json``: keys
-    sorted, no white space, five characters as ``\uXXXX``, and numbers that have been through a float.
+    sorted, no white space, and five characters as ``\uXXXX`` that others write as they are.
 
     Args:
         template: The pod template.
     """
-    replaced = {**json.loads(bytes(template), parse_int=_through_a_float), "$patch": "replace"}
+    replaced = {**json.loads(bytes(template)), "$patch": "replace"}
     data = {"spec": {"template": replaced}}
     text = json.dumps(data, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.translate(_ESCAPED_IN_GO).encode()
-
-
-_ESCAPED_IN_GO = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
-_EXACT_MAX = 2**53
-
-
-def _through_a_float(digits: str) -> int:
-    """Read a whole number as Go does when it does not know which type it has."""
-    number = int(digits)
-    if abs(number) <= _EXACT_MAX:
-        return number
-    return int(Decimal(repr(float(number))))  # the shortest decimal that is this float
 
 
 def controller_revision_name(daemonset: str, label: str) -> str:

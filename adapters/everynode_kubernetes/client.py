@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -27,7 +26,9 @@ from everynode.errors import ConfigurationError, OutcomeUnknownError, Unavailabl
 from everynode_kubernetes.access import Access
 from everynode_kubernetes.answers import error_of, shortened_text
 from everynode_kubernetes.lines import Lines
+from everynode_kubernetes.nesting import decoded
 from everynode_kubernetes.pacing import Pace
+from everynode_kubernetes.proxies import Proxy, proxy_for
 
 PAGE_ITEMS_MAX = 500
 """How many objects a page of a list has, if nobody says otherwise (client-go's default too)."""
@@ -58,6 +59,9 @@ _NOT_SENT = (
 )
 
 __all__ = ["Access", "ApiServer"]
+
+# It was sent, at least in part, and the answer did not come. The last two are how aiohttp takes being closed meanwhile.
+_BROKEN = (TimeoutError, aiohttp.ClientError, OSError, AssertionError, RuntimeError)
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +100,7 @@ class ApiServer:
         """Talk through this session until its credentials are refused."""
         self._access = access
         self._session = session
+        self._replaced: list[_Session] = []  # by one with newer credentials, but still in use
         self._pace = Pace(access.qps)
         self._renewing = asyncio.Lock()
         self._renewed_s = float("-inf")
@@ -197,7 +202,8 @@ class ApiServer:
     async def close(self) -> None:
         """Close all connections. Requests under way fail; repeating this is harmless."""
         self._closed = True
-        await self._session.close()
+        for session in (self._session, *self._replaced):
+            await session.close()
 
     async def _exchange(self, call: _Call) -> bytes:
         """Send a request and return the body of the answer; with renewed credentials if the first are refused."""
@@ -232,7 +238,9 @@ class ApiServer:
         except _NOT_SENT as error:
             message = f"{call}: cannot connect to {self.address}: {_told(error)}"
             raise UnavailableError(message) from error
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except _BROKEN as error:
+            if isinstance(error, AssertionError | RuntimeError) and not session.http.closed:
+                raise
             message = f"{call}: {self.address} gave no complete answer: {_told(error)}"
             if call.writes:
                 raise OutcomeUnknownError(f"{message}; it may have been carried out") from error
@@ -291,18 +299,26 @@ class ApiServer:
                 return False
             self._renewed_s = now_s
             try:
-                self._session = await _load(self._access)
+                renewed = await _load(self._access)
             except ConfigurationError as error:
                 log.warning("credentials not renewed", source=str(self._access), reason=str(error))
                 return False
+            await self._replace(renewed)
             log.info("credentials renewed", source=str(self._access))
-            await refused.retire()
             return True
+
+    async def _replace(self, session: _Session) -> None:
+        """Use another session from now on; what is under way in the old one goes on."""
+        old, self._session = self._session, session
+        await old.retire()
+        self._replaced = [one for one in (*self._replaced, old) if not one.http.closed]
+        if self._closed:  # in the meantime
+            await session.close()
 
     def _continue_token(self, path: str, page: bytes) -> str:
         """The token that the next page is asked for with; empty after the last one."""
         try:
-            return _page_decoder.decode(page).metadata.continue_token
+            return decoded(_page_decoder, page).metadata.continue_token
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"GET {path}: {self.address} answered with no list: {error}"
             raise UnavailableError(f"{message}: {shortened_text(page)}") from error
@@ -331,15 +347,14 @@ class _Session:
     rest: RESTClientObject
     http: aiohttp.ClientSession
     base: URL
-    proxy: URL | None
-    proxy_headers: dict[str, str] | None
+    proxy: Proxy | None
     _users: int = field(default=0, init=False)
     _retired: bool = field(default=False, init=False)
 
     @property
     def address(self) -> str:
         """Where the API server is, without credentials."""
-        return str(self.base.with_user(None))
+        return str(self.base.with_user(None)).rstrip("/")
 
     async def send(self, call: _Call) -> aiohttp.ClientResponse:
         """Send a request; return when the head of the answer is there."""
@@ -348,14 +363,16 @@ class _Session:
             headers["Content-Type"] = call.content_type
         if token := await self._token():
             headers["Authorization"] = token
+        if self.proxy and self.base.scheme == "http":  # no CONNECT that could tell the proxy
+            headers.update(self.proxy.headers)
         return await self.http.request(
             call.verb,
             self.base.joinpath(call.path.lstrip("/"), encoded=True),
             params=call.params,
             data=call.body,
             headers=headers,
-            proxy=self.proxy,
-            proxy_headers=self.proxy_headers,
+            proxy=self.proxy and self.proxy.url,
+            proxy_headers=self.proxy and self.proxy.headers,
             server_hostname=self.configuration.tls_server_name,
             allow_redirects=False,  # an API server sends none, and a token must not follow one
         )
@@ -416,9 +433,15 @@ async def _load(access: Access) -> _Session:
     except ConfigurationError:
         raise
     except Exception as error:  # noqa: BLE001 - the library raises whatever a wrong file makes it trip over
-        # What it says may quote the whole entry, token and all, in braces.
-        reason = str(error).split("{", 1)[0] or type(error).__name__
-        raise ConfigurationError(f"{access} cannot be used: {reason[:500]}") from None
+        raise ConfigurationError(f"{access} cannot be used: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Why a configuration cannot be used, without its secrets."""
+    if isinstance(error, TypeError | AttributeError | AssertionError | LookupError):
+        return "it is no kubeconfig, or something is missing in it; `kubectl config view` shows it"
+    # The library may quote a whole entry, token and all, in braces.
+    return _told(error).split("{", 1)[0]
 
 
 async def _load_kubeconfig(access: Access, configuration: Configuration) -> None:
@@ -439,9 +462,10 @@ def _session(access: Access, configuration: Configuration) -> _Session:
     """Prepare connections: TLS, pool and proxy."""
     base = URL(configuration.host or "")
     if base.scheme not in {"http", "https"} or not base.host:
-        message = f"{access}: the cluster's server is {configuration.host!r}"
-        raise ConfigurationError(f"{message}; it must be an http(s) URL")
-    proxy = _proxy(configuration, base)
+        shown = (configuration.host or "").rsplit("@", 1)[-1]
+        raise ConfigurationError(
+            f"{access}: the cluster's server is {shown!r}; it must be an http(s) URL"
+        )
     rest = RESTClientObject(configuration)
     # The library's own session would look into ~/.netrc and the environment anew, in a thread, for each request.
     http = aiohttp.ClientSession(
@@ -464,26 +488,8 @@ def _session(access: Access, configuration: Configuration) -> _Session:
         rest=rest,
         http=http,
         base=base,
-        proxy=proxy and proxy.with_user(None),
-        proxy_headers=_proxy_headers(configuration, proxy),
+        proxy=proxy_for(base, configuration.proxy),
     )
-
-
-def _proxy(configuration: Configuration, base: URL) -> URL | None:
-    """The proxy that the kubeconfig names, or the environment (HTTPS_PROXY, NO_PROXY)."""
-    if configuration.proxy:
-        return URL(configuration.proxy)
-    named = getproxies().get(base.scheme)
-    return URL(named) if named and not proxy_bypass(base.host or "") else None
-
-
-def _proxy_headers(configuration: Configuration, proxy: URL | None) -> dict[str, str] | None:
-    """What the proxy is told: who we are, if its URL says so."""
-    headers = dict(configuration.proxy_headers or {})
-    if proxy and proxy.user:
-        login = aiohttp.BasicAuth(proxy.user, proxy.password or "")
-        headers["Proxy-Authorization"] = login.encode()
-    return headers or None
 
 
 def _told(error: BaseException) -> str:

@@ -252,7 +252,7 @@ def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | msgspec.Raw) -> T:
 
 def parse_object(raw: bytes | msgspec.Raw) -> ApiObject:
     """Read what all objects have; raises what ``parse_node`` raises."""
-    return _OBJECT.decode(raw)
+    return _decode(_OBJECT, raw)
 
 
 def parse_node(raw: bytes | msgspec.Raw) -> ApiNode:

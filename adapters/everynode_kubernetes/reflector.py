@@ -24,6 +24,7 @@ import structlog
 from everynode.errors import EverynodeError, RefusedError, UnavailableError
 from everynode_kubernetes.answers import Refusal, error_in_watch, shortened_text
 from everynode_kubernetes.client import PAGE_ITEMS_MAX, ApiServer
+from everynode_kubernetes.nesting import decoded
 
 MS_PER_SECOND = 1000
 
@@ -53,7 +54,8 @@ class Resource(Generic[T]):
 
     Attributes:
         path: Of the list: ``/api/v1/pods``.
-        parse: Reads one object; raises ``msgspec.MsgspecError`` or ``ValueError`` if it cannot be read.
+        parse: Reads one object; raises ``msgspec.MsgspecError``, ``ValueError`` or ``RecursionError`` if it cannot be
+            read, as may its ``resource_version``.
         params: More of the query: ``fieldSelector``, ``labelSelector``.
     """
 
@@ -203,7 +205,7 @@ _anything = msgspec.json.Decoder(_Anything)
 _page = msgspec.json.Decoder(_Page)
 _event = msgspec.json.Decoder(_Event)
 
-_UNREADABLE = (msgspec.MsgspecError, ValueError)
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class _Reflection(Generic[T]):
@@ -276,7 +278,7 @@ class _Reflection(Generic[T]):
     def _decoded_page(self, body: bytes) -> _Page:
         """Read a page, but not yet its items."""
         try:
-            return _page.decode(body)
+            return decoded(_page, body)
         except _UNREADABLE as error:
             message = f"GET {self._resource.path}: the answer is no list: {error}"
             raise UnavailableError(f"{message}: {shortened_text(body)}") from error
@@ -299,9 +301,16 @@ class _Reflection(Generic[T]):
     def _present(self, raw: msgspec.Raw) -> Said[T]:
         """An object of a list."""
         try:
-            return Present(self._resource.parse(raw))
+            return Present(self._parsed(raw))
         except _UNREADABLE as error:
             return self._unreadable(raw, error)
+
+    def _parsed(self, raw: msgspec.Raw) -> T:
+        """Read an object; its version belongs to what must be readable."""
+        item = self._resource.parse(raw)
+        if item.resource_version <= 0:
+            raise ValueError("metadata.resourceVersion is no whole number greater than 0")
+        return item
 
     def _stale(self, error: _OlderListError) -> EverynodeError:
         """Count a list that is not believed; after too many it is the past that is not believed any more."""
@@ -347,7 +356,7 @@ class _Reflection(Generic[T]):
     def _heard(self, line: bytes) -> Said[T] | None:
         """Read one event of a watch; ``None`` if there is nothing to say."""
         try:
-            event = _event.decode(line)
+            event = decoded(_event, line)
         except _UNREADABLE as error:
             message = f"WATCH {self._resource.path}: a line is no event: {error}"
             raise UnavailableError(f"{message}: {shortened_text(line)}") from error
@@ -362,7 +371,7 @@ class _Reflection(Generic[T]):
             return None
         kind = cast("Literal['ADDED', 'MODIFIED', 'DELETED']", event.type)
         try:
-            item = self._resource.parse(event.object)
+            item = self._parsed(event.object)
         except _UNREADABLE as error:
             return self._changed_unreadable(kind, event.object, error)
         return Changed(kind, item) if self._moves_on(item.resource_version) else None
@@ -439,6 +448,6 @@ def _is_expired(error: EverynodeError) -> bool:
 def _metadata_in(raw: msgspec.Raw) -> _Metadata:
     """What can be read of an object that cannot be read otherwise."""
     try:
-        return _anything.decode(raw).metadata
+        return decoded(_anything, raw).metadata
     except _UNREADABLE:
         return _Metadata()

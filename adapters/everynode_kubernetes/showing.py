@@ -15,6 +15,7 @@ from everynode.core.events import (
     StatusReported,
 )
 from everynode.core.identity import revision_hash
+from everynode.core.revisions import HISTORY_LIMIT_EXCEEDED
 from everynode.core.values import Notice, Owner, Revision, SetKey, Status
 from everynode.errors import RefusedError, UnavailableError
 from everynode.ports import Report
@@ -142,7 +143,7 @@ class Showing:
     async def _make_revision(self, revision: Revision, known: KnownSet) -> None:
         owner = Owner(name=revision.daemonset, uid=revision.daemonset_uid)
         name = controller_revision_name(revision.daemonset, revision.hash)
-        annotations = {} if known.daemonset is None else known.daemonset.annotations
+        annotations = known.api.metadata.annotations or {}
         for attempt in range(NAMES_TRIED_MAX):
             tried = f"{name}-{attempt}" if attempt else name
             body = controller_revision_for(
@@ -175,9 +176,12 @@ class Showing:
         return is_same and owner is not None and owner.uid == revision.daemonset_uid
 
     async def _forget_revision(self, gone: RevisionGone) -> None:
-        """Remove the ControllerRevisions of a template that the set's history has no room for."""
+        """Remove the ControllerRevisions of a template that the set's history has no room for.
+
+        Those of a set that was deleted are left to the garbage collector: the next set may have adopted them by now.
+        """
         known = self._set(gone.set_key)
-        if known is None:
+        if known is None or gone.why != HISTORY_LIMIT_EXCEEDED:
             return
         for version in self._cluster.versions_of(gone.set_key):
             if version.hash == gone.hash and version.owner_uid == known.api.uid:

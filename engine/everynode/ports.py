@@ -272,6 +272,22 @@ class Finding(NamedTuple):
     detail: str = ""
 
 
+class Doctor(Protocol):
+    """Looks at a backend for people; a package names one in the entry point group ``everynode.doctors``."""
+
+    async def __call__(
+        self, backend: str, options: Mapping[str, str], recorded: Mapping[str, str] | None
+    ) -> Sequence[Finding]:
+        """Find out whether an adapter could work; whatever is wrong is a finding, and not an error.
+
+        Args:
+            backend: What the fleet calls the backend, or would.
+            options: Those that the adapter is made from.
+            recorded: The identities of the fleet's backends by their names; ``None`` if the fleet does not answer.
+        """
+        ...
+
+
 @runtime_checkable
 class Controllable(Protocol):
     """An adapter whose backend people may act on through the fleet, to try things (the simulated one)."""

@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,13 +80,14 @@ class Fleet:
         self._tasks.append(asyncio.create_task(worker.run()))
         return worker
 
-    async def add_adapter(
-        self, kubeconfig: Path | None = None, *, watch_silence_ms: int = 90_000
-    ) -> AdapterHost:
-        """Run one more adapter host in this process; with another kubeconfig, it goes another way to the cluster."""
-        access = Access(
-            kubeconfig=kubeconfig or self.plane.kubeconfig, watch_silence_ms=watch_silence_ms
-        )
+    async def add_adapter(self, kubeconfig: Path | None = None, **access_more: Any) -> AdapterHost:
+        """Run one more adapter host in this process; with another kubeconfig, it goes another way to the cluster.
+
+        Args:
+            kubeconfig: The administrator's unless given.
+            access_more: More of ``Access``, such as `watch_silence_ms`.
+        """
+        access = Access(kubeconfig=kubeconfig or self.plane.kubeconfig, **access_more)
         api = await ApiServer.connect(access)
         adapter = KubernetesAdapter(BACKEND, api, await identity_of(api))
         settings = HostSettings(
@@ -114,8 +115,8 @@ class Fleet:
         """Run `everynode ARGS` on this fleet as a process of its own; it is killed at the end."""
         log = (self.plane.logs / f"everynode-{next(_numbers)}.log").open("wb")
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "everynode.cli", *args),
-            *("--fleet", self.name, "--server", self.server.url),
+            *(sys.executable, "-c", "from everynode.cli import main; main()", *args),
+            *("--fleet", self.name, "--nats", self.server.url),
             stdout=log,
             stderr=log,
         )
@@ -219,7 +220,8 @@ async def _pods(api: Api, namespace: str, daemonset: str) -> list[SeenPod]:
 class PodObserver:
     """Follows all pods of the API server by a watch of its own, and records each breach of S1.
 
-    An async context manager. With `surge`, two live pods of a set on a node are allowed.
+    An async context manager. With `surge`, two live pods of a set on a node are allowed. `on_change` is told of all pods
+    after each change, as the API server had them at that moment.
     """
 
     def __init__(self, plane: ControlPlane, *, surge: bool = False) -> None:
@@ -227,6 +229,7 @@ class PodObserver:
         self.breaches: list[str] = []
         self.pods: dict[str, SeenPod] = {}
         self.created = 0
+        self.on_change: Callable[[list[SeenPod]], None] = lambda _: None
         self._plane = plane
         self._live_max = 2 if surge else 1
         self._task: asyncio.Task[None] | None = None
@@ -234,10 +237,7 @@ class PodObserver:
     async def __aenter__(self) -> Self:
         """Begin to watch."""
         async with self._plane.api() as api:
-            listed = await api.get("/api/v1/pods")
-        for item in listed["items"]:
-            self._see("ADDED", seen_pod(item))
-        version = listed["metadata"]["resourceVersion"]
+            version = await self._list(api)
         self._task = asyncio.create_task(self._watch(version))
         return self
 
@@ -247,21 +247,38 @@ class PodObserver:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def _list(self, api: Api) -> str:
+        """See what is there, and what is not any more; return the list's version."""
+        listed = await api.get("/api/v1/pods")
+        pods = [seen_pod(item) for item in listed["items"]]
+        for gone in self.pods.keys() - {pod.uid for pod in pods}:
+            self._see("DELETED", self.pods[gone])
+        for pod in pods:
+            self._see("MODIFIED", pod)
+        return str(listed["metadata"]["resourceVersion"])
+
     async def _watch(self, version: str) -> None:
-        """Watch, and go on where it ended, whatever happens to the API server."""
+        """Watch, and list again after each gap, whatever happens to the API server."""
         while True:
             try:
                 async with self._plane.api() as api:
+                    version = version or await self._list(api)
                     async for event in api.watch("/api/v1/pods", resourceVersion=version):
-                        version = event["object"]["metadata"]["resourceVersion"]
+                        if event["type"] == "ERROR":
+                            break
                         self._see(event["type"], seen_pod(event["object"]))
             except (aiohttp.ClientError, OSError, ApiError):
                 await asyncio.sleep(POLL_S)
+            version = ""
 
     def _see(self, kind: str, pod: SeenPod) -> None:
         if kind == "DELETED":
             self.pods.pop(pod.uid, None)
-            return
+        else:
+            self._see_there(pod)
+        self.on_change(list(self.pods.values()))
+
+    def _see_there(self, pod: SeenPod) -> None:
         self.created += pod.uid not in self.pods
         self.pods[pod.uid] = pod
         if not (pod.live and pod.owner_uid):

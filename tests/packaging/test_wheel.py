@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * PROCESS_TIMEOUT_S)]
 
 IMPORT_ALL = """
 import importlib, pkgutil
-for name in ("everynode", "everynode_simulated"):
+for name in ("everynode", "everynode_kubernetes", "everynode_simulated"):
     package = importlib.import_module(name)
     print(name)
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):
@@ -75,7 +75,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with the wheel and the locked dependencies, nothing else."""
+    """The programs of an environment with the wheel and the locked dependencies of all that it ships, nothing else."""
     directory = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", directory / "venv", cwd=directory)
     programs = directory / "venv" / "bin"

@@ -1,18 +1,23 @@
 """`everynode adapter`: one backend's adapter as a process of its own.
 
 Adapters are found by entry point, so that a package of somebody else's can bring one. The simulated one has a command
-of its own, because a fleet has to be made up for it.
+of its own, because a fleet has to be made up for it; that of Kubernetes has one for the sake of kubectl's words.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import EntryPoint
+from typing import Annotated, Any
 
 import structlog
 import typer
 
+from everynode.cli import cluster
 from everynode.cli.exits import ExitCode
+from everynode.cli.installed import ADAPTERS, installed, load
 from everynode.cli.nodes import NodeCount, NodeFiles, Seed, find_nodes
 from everynode.cli.options import LogLevel, Target, connected
 from everynode.cli.running import until_stopped
@@ -20,12 +25,29 @@ from everynode.cli.simulate import BACKEND_DEFAULT
 from everynode.cli.tables import Columns
 from everynode.errors import ConfigurationError
 from everynode.ports import Adapter
-from everynode.runtime.host import AdapterHost
+from everynode.runtime.execution import ExecutionLimits
+from everynode.runtime.host import AdapterHost, HostSettings
 from everynode.runtime.jetstream import connect
 from everynode_simulated import Behaviour, SimulatedAdapter, SimulatedFleet
 
-GROUP = "everynode.adapters"
 FACTORY = "from_options"
+
+IN_FLIGHT_DEFAULT = ExecutionLimits.concurrency_max
+IN_FLIGHT_MAX = ExecutionLimits.in_flight_max
+
+CONNECTIONS_SPARE = 36
+"""Connections to a cluster beside those that make and delete pods: watches, statuses, events."""
+
+KUBERNETES_EPILOG = """
+Examples:
+
+everynode adapter kubernetes --context staging --backend staging
+
+everynode adapter kubernetes --in-cluster --nats nats://nats:4222 --log-format json
+
+Before it starts it looks for ten seconds whether DaemonSets have another owner, and then refuses to be a second one.
+`everynode doctor kubernetes` tells what else is in the way. Several may run for one backend: one of them observes.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +70,7 @@ def adapter() -> None:
 @app.command("list")
 def list_adapters() -> None:
     """List the adapters that are installed."""
-    found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    rows = [[entry.name, _package_of(entry), entry.value] for entry in found]
+    rows = [[entry.name, _package_of(entry), entry.value] for entry in installed(ADAPTERS)]
     Columns(["NAME", "PACKAGE", "CLASS"], rows).print()
 
 
@@ -81,6 +102,53 @@ async def simulated(
     return ExitCode.REFUSED if found.refused else ExitCode.DONE
 
 
+@app.command("kubernetes", epilog=KUBERNETES_EPILOG)
+@connected(log_level=LogLevel.INFO)
+async def kubernetes(
+    target: Target,
+    *,
+    kubeconfig: cluster.Kubeconfig = None,
+    context: cluster.Context = "",
+    in_cluster: cluster.InCluster = False,
+    namespace: cluster.ProbeNamespace = "",
+    max_in_flight: Annotated[
+        int,
+        typer.Option(
+            "--max-in-flight",
+            metavar="N",
+            min=1,
+            max=IN_FLIGHT_MAX,
+            help="How many pods are made or deleted at once; half as many for a set that is alone.",
+        ),
+    ] = IN_FLIGHT_DEFAULT,
+    qps: Annotated[
+        float,
+        typer.Option(
+            "--qps",
+            metavar="N",
+            min=0,
+            help="How many requests a second the cluster gets at most; 0: as many as it takes.",
+        ),
+    ] = 0,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Start even if somebody else looks after the cluster's DaemonSets."
+        ),
+    ] = False,
+    backend: Backend = cluster.BACKEND_DEFAULT,
+) -> ExitCode:
+    """Take care of a Kubernetes cluster's DaemonSets, in the place of the controller that is built in."""
+    options = cluster.cluster_options(kubeconfig, context, in_cluster, namespace) | {
+        "qps": str(qps),
+        "force": "true" if force else "false",
+        "connections": str(max_in_flight + CONNECTIONS_SPARE),
+    }
+    settings = HostSettings(execution=ExecutionLimits(concurrency_max=max_in_flight))
+    await _load_and_host(target, "kubernetes", backend, options, settings)
+    return ExitCode.DONE
+
+
 @app.command("run", epilog="Example: everynode adapter run nomad --backend west --option region=eu")
 @connected(log_level=LogLevel.INFO)
 async def run(
@@ -93,7 +161,7 @@ async def run(
     option: Options = None,
 ) -> ExitCode:
     """Run an adapter that another package brings."""
-    await _host(target, load_adapter(name, backend or name, parse_options(option or [])))
+    await _load_and_host(target, name, backend or name, parse_options(option or []))
     return ExitCode.DONE
 
 
@@ -109,27 +177,55 @@ def parse_options(texts: list[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def load_adapter(name: str, backend: str, options: dict[str, str]) -> Adapter:
-    """Make an adapter of an installed package.
+@asynccontextmanager
+async def loaded_adapter(
+    name: str, backend: str, options: dict[str, str]
+) -> AsyncIterator[Adapter]:
+    """Make an adapter of an installed package; at the end it is closed, if it can be.
 
     Raises:
         ConfigurationError: There is none of that name, or it cannot be made from options.
     """
-    found = entry_points(group=GROUP, name=name)
-    if not found:
-        known = ", ".join(sorted(entry_points(group=GROUP).names))
-        raise ConfigurationError(f"adapter {name!r} is not installed; there are: {known}")
-    factory = getattr(next(iter(found)).load(), FACTORY, None)
+    factory = getattr(load(ADAPTERS, name), FACTORY, None)
     if factory is None:
         raise ConfigurationError(
             f"adapter {name} cannot be made from options: its class has no {FACTORY}(backend, options)"
         )
-    made: Adapter = factory(backend, options)
-    return made
+    adapter: Adapter = await _settled(factory(backend, options))
+    try:
+        yield adapter
+    finally:
+        close = getattr(adapter, "close", None)
+        if close is not None:
+            await _settled(close())
+
+
+async def _settled(value: Any) -> Any:
+    """Wait for a value that may be still to come."""
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _load_and_host(
+    target: Target,
+    name: str,
+    backend: str,
+    options: dict[str, str],
+    settings: HostSettings | None = None,
+) -> None:
+    """Run an adapter of an installed package; the log is reached first, as most often that is what is missing."""
+    async with (
+        await connect(target.connection, target.fleet) as bus,
+        loaded_adapter(name, backend, options) as adapter,
+    ):
+        await _run(AdapterHost(bus, adapter, settings), adapter, target)
 
 
 async def _host(target: Target, adapter: Adapter) -> None:
     async with await connect(target.connection, target.fleet) as bus:
-        log.info("adapter starts", backend=adapter.backend, fleet=target.fleet)
-        await until_stopped(AdapterHost(bus, adapter).run())
-        log.info("adapter stops", backend=adapter.backend, fleet=target.fleet)
+        await _run(AdapterHost(bus, adapter), adapter, target)
+
+
+async def _run(host: AdapterHost, adapter: Adapter, target: Target) -> None:
+    log.info("adapter starts", backend=adapter.backend, fleet=target.fleet)
+    await until_stopped(host.run())
+    log.info("adapter stops", backend=adapter.backend, fleet=target.fleet)

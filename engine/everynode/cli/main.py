@@ -55,6 +55,7 @@ COMMANDS = {
     "rollout": Entry("rollout", _SETS),
     "events": Entry("events", _SETS),
     "fleet": Entry("fleet", _FLEET),
+    "doctor": Entry("doctor", _FLEET),
     "simulate": Entry("simulate", _FLEET),
     "version": Entry("version", _FLEET),
 }

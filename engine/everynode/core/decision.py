@@ -160,9 +160,10 @@ def _propose_for_deleted(fleet: FleetState, state: SetState, worker: str) -> Pro
 
 def _forget_records(state: SetState) -> tuple[_Other, ...]:
     namespace, name = state.key
+    left = sorted(each for each in state.revisions if not _is_of_the_next_set(state, each))
     records: list[_Other] = [
         RevisionGone(namespace=namespace, daemonset=name, hash=revision, why=SET_DELETED)
-        for revision in sorted(state.revisions)[:REVISIONS_REMOVED_MAX]
+        for revision in left[:REVISIONS_REMOVED_MAX]
     ]
     if state.status is not None:
         uid = state.status.daemonset_uid
@@ -170,6 +171,16 @@ def _forget_records(state: SetState) -> tuple[_Other, ...]:
             StatusGone(namespace=namespace, daemonset=name, daemonset_uid=uid, why=SET_DELETED)
         )
     return tuple(records)
+
+
+def _is_of_the_next_set(state: SetState, revision: str) -> bool:
+    """Say whether a revision was recorded since the set went, for one of that name that is still to be heard of.
+
+    A backend that keeps history says so before it says that the set is there, or the set would begin without it.
+    """
+    since = state.revision_sequences[revision] > state.sequence
+    gone_uid = "" if state.gone is None else state.gone.uid
+    return since and state.revisions[revision].daemonset_uid != gone_uid
 
 
 def _creates(fleet: FleetState, state: SetState, add_on: list[int]) -> list[CreatePod]:

@@ -149,6 +149,7 @@ class Reporter:
             told.last.pop(subject, None)
         else:
             told.last[subject] = report
+        told.waiting.pop(subject, None)  # behind what waits: no status overtakes its revision
         told.waiting[subject] = report
         self._enqueue(key, told)
 

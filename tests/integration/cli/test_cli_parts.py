@@ -98,7 +98,7 @@ def test_an_adapter_that_cannot_be_made(on_server: Everynode, new_fleet: str) ->
     assert nodes.code == 2
     unknown = on_server("adapter", "run", "nope", "--fleet", new_fleet)
     assert unknown.code == 1
-    assert unknown.err == "error: adapter 'nope' is not installed; there are: simulated\n"
+    assert unknown.err == "error: adapter 'nope' is not installed; there are: kubernetes, simulated\n"
     for name in ("run", "simulated"):
         words = ("adapter", *([name, "simulated"] if name == "run" else [name]))
         unfit = on_server(*words, "--fleet", new_fleet, "--option", "a=b")
@@ -111,7 +111,7 @@ def test_adapters_are_listed(everynode: Everynode) -> None:
     """Installed adapters are found by their entry point."""
     ended = everynode("adapter", "list")
     assert ended.code == 0
-    header, simulated = ended.out.splitlines()
+    header, _, simulated = ended.out.splitlines()
     assert header.split() == ["NAME", "PACKAGE", "CLASS"]
     assert simulated.split()[0] == "simulated"
 

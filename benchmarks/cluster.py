@@ -1,6 +1,6 @@
 """A real Kubernetes control plane whose nodes everynode covers, beside the controller that Kubernetes has built in.
 
-Both do the same on the same control plane, one after the other, with the limits on their requests lifted. A DaemonSet is
+Both do the same on the same control plane, one after the other, without limits on their requests. A DaemonSet is
 made, and the time counts until the API server has a ready pod of it on every node; then its image is changed, and
 the time counts until every node has a ready pod of the new one. Scheduler and kubelets (kwok) take their time for both.
 Needs what `make control-plane` builds.

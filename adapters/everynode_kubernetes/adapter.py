@@ -144,7 +144,8 @@ class KubernetesAdapter:
         self._cluster.begin_anew(known)
         queue: asyncio.Queue[_Heard | BaseException] = asyncio.Queue(OBSERVED_WAITING_MAX)
         stages = self._stages()
-        tasks: list[asyncio.Task[None]] = []
+        has_trouble = asyncio.Event()
+        tasks = [asyncio.create_task(self._warn(has_trouble))]
         lists_awaited = 0
         try:
             while True:
@@ -156,12 +157,27 @@ class KubernetesAdapter:
                     raise heard
                 for observation in heard.take(heard.said):
                     yield observation
+                if self._cluster.troubled:
+                    has_trouble.set()
                 if lists_awaited and isinstance(heard.said, Ended):
                     lists_awaited -= 1
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _warn(self, has_trouble: asyncio.Event) -> None:
+        """Tell people of sets that cannot be used as they are, while observing goes on."""
+        while True:
+            await has_trouble.wait()
+            has_trouble.clear()
+            while self._cluster.troubled:
+                known = self._cluster.troubled.popleft()
+                name, namespace = known.api.metadata.name, known.api.metadata.namespace
+                log.warning(
+                    "DaemonSet not usable", name=name, namespace=namespace, reason=known.problem
+                )
+                await self._showing.warn(known)
 
     def _stages(self) -> list[list[_Source]]:
         """Say what is listed when: what tells what a pod means before the pods, and nodes before them, too."""

@@ -106,6 +106,12 @@ class Refusal(RefusedError):  # noqa: N818 - it reads as what it is: something w
         return self.code == _INVALID
 
     @property
+    def is_of_another_uid(self) -> bool:
+        """The object of that name is another one: a precondition failed, or a patch names another uid."""
+        changes_uid = any(cause.field == "metadata.uid" for cause in self.causes)
+        return self.is_conflict or (self.is_invalid and changes_uid)
+
+    @property
     def is_forbidden(self) -> bool:
         """RBAC, admission or a quota does not allow it."""
         return self.code == _FORBIDDEN

@@ -9,10 +9,9 @@ pods that it has would be given new ones.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Generic, NamedTuple, TypeVar
-
-import structlog
 
 from everynode.core.events import (
     DaemonSetGone,
@@ -44,11 +43,13 @@ from everynode_kubernetes.translate import (
     node_name_of,
     node_of,
     pod_of,
+    strategy_problems,
 )
 
-log = structlog.get_logger(__name__)
-
 _Key = TypeVar("_Key", bound=Hashable)
+
+TROUBLED_SETS_MAX = 1_000
+"""Sets that are waiting for people to be told of them; of more, the oldest are not."""
 
 DELETED_THERE = "deleted from the cluster"
 NOT_OURS = "no set of the cluster controls it or selects it any more"
@@ -61,7 +62,7 @@ class KnownSet(NamedTuple):
         api: The object.
         daemonset: What it asks for; of an object that cannot be used, the last usable state of the same; ``None`` if
             there was none.
-        problem: Why the object cannot be used; empty if it can.
+        problem: Why the object cannot be used as it is; empty if it can.
     """
 
     api: ApiDaemonSet
@@ -118,6 +119,8 @@ class Cluster:
         self.sets: dict[SetKey, KnownSet] = {}
         self.history = History()
         self.node_uids: dict[str, str] = {}
+        self.troubled: deque[KnownSet] = deque(maxlen=TROUBLED_SETS_MAX)
+        """Sets that people are to be told of, because they cannot be used as they are; whoever tells takes them out."""
         self._backend = backend
         self._known: View | None = None
         self._nodes = _Names[str]()
@@ -328,19 +331,18 @@ class Cluster:
 
     def _read_set(self, api: ApiDaemonSet, before: KnownSet | None) -> KnownSet:
         """Read a set; most of what comes is a new status, which changes nothing that it asks for."""
-        if before is not None and before.daemonset is not None and _asks_the_same(before.api, api):
+        if before is not None and _asks_the_same(before.api, api):
             return before._replace(api=api)
         read = daemonset_of(api, self._backend)
-        if not isinstance(read, Rejection):
-            return KnownSet(api, read)
-        same = before is not None and before.api.uid == api.uid
-        log.warning(
-            "DaemonSet cannot be used",
-            namespace=api.metadata.namespace,
-            name=api.metadata.name,
-            reason=str(read),
-        )
-        return KnownSet(api, before.daemonset if before and same else None, str(read))
+        if isinstance(read, Rejection):
+            usable = before.daemonset if before and before.api.uid == api.uid else None
+            known = KnownSet(api, usable, f"It is left as it was: {read}")
+        else:
+            problems = "; ".join(map(str, strategy_problems(api)))
+            known = KnownSet(api, read, problems and f"Its rollout is paused: {problems}")
+        if known.problem:
+            self.troubled.append(known)
+        return known
 
     def _forget_set(self, key: SetKey) -> None:
         known = self.sets.pop(key, None)

@@ -6,6 +6,8 @@ differs from what was last seen, and only on objects of the very set that is mea
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from everynode.core.events import (
@@ -17,7 +19,7 @@ from everynode.core.events import (
 from everynode.core.identity import revision_hash
 from everynode.core.revisions import HISTORY_LIMIT_EXCEEDED
 from everynode.core.values import Notice, Owner, Revision, SetKey, Status
-from everynode.errors import RefusedError, UnavailableError
+from everynode.errors import EverynodeError, RefusedError, UnavailableError
 from everynode.ports import Report
 from everynode_kubernetes.answers import Refusal
 from everynode_kubernetes.bodies import (
@@ -27,6 +29,7 @@ from everynode_kubernetes.bodies import (
     controller_revision_name,
     delete_options,
     event_for,
+    label_patch,
     revision_number_patch,
     status_body,
     status_shown,
@@ -34,7 +37,7 @@ from everynode_kubernetes.bodies import (
 from everynode_kubernetes.client import ApiServer
 from everynode_kubernetes.cluster import Cluster, KnownSet
 from everynode_kubernetes.history import Version
-from everynode_kubernetes.objects import parse_controller_revision, parse_daemonset
+from everynode_kubernetes.objects import REVISION_LABEL, parse_controller_revision, parse_daemonset
 from everynode_kubernetes.paths import (
     daemonset_path,
     events_path,
@@ -45,6 +48,11 @@ from everynode_kubernetes.paths import (
 from everynode_kubernetes.translate import controller_of, template_in
 
 log = structlog.get_logger(__name__)
+
+INVALID_DAEMONSET = "InvalidDaemonSet"
+"""The reason of events about sets that cannot be used as they are."""
+
+NANOSECONDS_PER_MS = 1_000_000
 
 NAMES_TRIED_MAX = 5
 """Under how many names a ControllerRevision is tried to be made when others have them."""
@@ -93,7 +101,7 @@ class Showing:
         try:
             await self._server.patch(path, body, MERGE_PATCH)
         except Refusal as refusal:
-            if refusal.is_conflict:  # it was made anew under its name
+            if refusal.is_of_another_uid:  # it was made anew under its name
                 raise UnavailableError(str(refusal)) from refusal
             if not refusal.is_not_found:
                 raise
@@ -111,13 +119,13 @@ class Showing:
             await self._make_revision(revision, known)
             return
         version = same[-1]
+        api, path = version.api, revision_path(revision.namespace, version.api.metadata.name)
         if not version.owner_uid:
             await self._adopt_revision(version, known)
-        if version.api.revision < revision.number:
-            path = revision_path(revision.namespace, version.api.metadata.name)
-            await self._patch_revision(
-                path, revision_number_patch(version.api.uid, revision.number)
-            )
+        if not api.metadata.label(REVISION_LABEL):
+            await self._patch_revision(path, label_patch(api.uid, {REVISION_LABEL: version.label}))
+        if api.revision < revision.number:
+            await self._patch_revision(path, revision_number_patch(api.uid, revision.number))
 
     async def _adopt_revision(self, version: Version, known: KnownSet) -> None:
         """Become the controller of a version that a former set has left, if the set is there now."""
@@ -145,7 +153,8 @@ class Showing:
         name = controller_revision_name(revision.daemonset, revision.hash)
         annotations = known.api.metadata.annotations or {}
         for attempt in range(NAMES_TRIED_MAX):
-            tried = f"{name}-{attempt}" if attempt else name
+            label = f"{revision.hash}-{attempt}" if attempt else revision.hash
+            tried = controller_revision_name(revision.daemonset, label)
             body = controller_revision_for(
                 revision, owner, name=tried, label=revision.hash, annotations=annotations
             )
@@ -194,6 +203,25 @@ class Showing:
                         raise
 
     # --- events -------------------------------------------------------------------------------------------------------
+
+    async def warn(self, known: KnownSet) -> None:
+        """Tell people why a set cannot be used as it is; what cannot be told is on the log of this process."""
+        metadata = known.api.metadata
+        now_ms = time.time_ns() // NANOSECONDS_PER_MS
+        notice = Notice(
+            namespace=metadata.namespace,
+            daemonset=metadata.name,
+            daemonset_uid=metadata.uid,
+            type="Warning",
+            reason=INVALID_DAEMONSET,
+            message=known.problem,
+            first_ms=now_ms,
+            last_ms=now_ms,
+        )
+        try:
+            await self._tell(notice)
+        except EverynodeError as error:
+            log.warning("event not written", daemonset=str(notice.set_key), reason=str(error))
 
     async def _tell(self, notice: Notice) -> None:
         known = self._cluster.sets.get(notice.set_key)

@@ -133,6 +133,29 @@ def test_more_revisions_than_a_batch_holds_go_in_turn() -> None:
     assert sizes == [RECORDS_MAX] + 3 * [RECORDS_MAX - 1]
 
 
+def test_the_history_of_a_set_that_is_made_anew_is_not_the_former_ones() -> None:
+    """L2: a backend tells of a set's history before the set; it waits on record until the set is heard of."""
+    world = situation(AGENT, [], [])
+    world.run()
+    (first,) = (item.message for item in world.log if isinstance(item.message, RevisionRecorded))
+    anew = structs.replace(AGENT, uid="uid-anew")
+    world.delete(SET)
+    world.decide()
+    for number in (7, 8):
+        kept = structs.replace(first.revision, hash=f"hash-{number}", number=number)
+        world.write(RevisionRecorded(revision=structs.replace(kept, daemonset_uid=anew.uid)))
+    late = structs.replace(first.revision, hash="hash-late", number=2)
+    world.write(RevisionRecorded(revision=late))  # of the one that went, by a worker that was late
+
+    (proposal,) = world.decide()
+    assert ["hash-late"] == [message.hash for message in proposal.others]
+    assert world.decide() == []
+
+    world.apply(anew)
+    (proposal,) = world.decide()
+    assert [9] == [message.revision.number for message in proposal.others]
+
+
 # Sets that are left alone
 
 

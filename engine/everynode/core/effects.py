@@ -27,7 +27,8 @@ def has_taken_effect(state: SetState, pending: Pending) -> bool:
         # What else may become of an orphan is for the adapter to say: it may be hidden by its labels for a moment.
         if known is not None and known.pod.uid == command.pod_uid:
             return known.sequence > pending.sequence
-        return state.uid not in {"", command.daemonset_uid}
+        is_over = state.uid not in {"", command.daemonset_uid}
+        return is_over and state.sequence > pending.sequence  # an earlier set of this name says nothing
     if known is None:
         return gone is not None and gone.uid == command.pod_uid
     return known.pod.uid != command.pod_uid or known.pod.deleting or _is_let_go(command, known.pod)

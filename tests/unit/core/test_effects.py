@@ -148,17 +148,20 @@ def test_an_adoption(observed: list[Observed], wanted: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uid", "wanted"),
+    ("uid", "sequence", "wanted"),
     [
-        pytest.param("", False, id="the set has not been heard of yet"),
-        pytest.param(AGENT.uid, False, id="the set"),
-        pytest.param("another", True, id="a set made anew under its name"),
-        pytest.param("0", True, id="another one"),
+        pytest.param("", 0, False, id="the set has not been heard of yet"),
+        pytest.param(AGENT.uid, AFTER, False, id="the set"),
+        pytest.param("another", AFTER, True, id="a set made anew under its name"),
+        pytest.param("0", AFTER, True, id="another one"),
+        pytest.param("another", BEFORE, False, id="a set of its name that was there before"),
+        pytest.param("another", ISSUED, False, id="a set of its name that was there then"),
     ],
 )
-def test_an_adoption_for_a_set_that_was_made_anew(uid: str, wanted: bool) -> None:
-    """L1: nobody waits for what was asked for a set that is not there any more."""
+def test_an_adoption_for_a_set_that_was_made_anew(uid: str, sequence: int, wanted: bool) -> None:
+    """L1: nobody waits for what was asked for a set that is not there any more; an earlier one says nothing."""
     state = SetState(SET)
     state.daemonset = daemonset(uid=uid) if uid else None
+    state.sequence = sequence
 
     assert wanted == has_taken_effect(state, Pending(ADOPT, ISSUED, 0))

@@ -1,7 +1,8 @@
 """README.md does what it says: every line of its ```console blocks is run, in order, and must succeed.
 
 `everynode up` without `--once` is what the README keeps running in another terminal: here it runs beside what comes
-after it. `make test` and its like are not run, because this is one of the tests that they run.
+after it. What needs a Kubernetes cluster is run by tests/kubernetes/test_readme_cluster.py. `make test` and its like are
+not run, because this is one of the tests that they run.
 """
 
 import os
@@ -22,6 +23,7 @@ SCRIPTS = sysconfig.get_path("scripts")
 NOT_RUN = ("make test", "make check", "make setup", "make bench")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = "$ "
+ON_A_CLUSTER = "## On a Kubernetes cluster"
 
 COMMANDS_SECONDS_MAX = 100
 UP_SECONDS_MAX = 60
@@ -30,11 +32,10 @@ STOP_SECONDS_MAX = 15
 
 def commands() -> list[str]:
     """The lines after a prompt, in the order of the README; `.venv` is where these tests run from."""
-    lines = [
-        line
-        for block in BLOCK.findall(README.read_text(encoding="utf-8"))
-        for line in block.splitlines()
-    ]
+    before, heading, rest = README.read_text(encoding="utf-8").partition(ON_A_CLUSTER)
+    assert heading
+    text = before + rest.partition("\n## ")[2]
+    lines = [line for block in BLOCK.findall(text) for line in block.splitlines()]
     found = [line.removeprefix(PROMPT) for line in lines if line.startswith(PROMPT)]
     return [command.replace(".venv/bin/", f"{SCRIPTS}/") for command in found]
 

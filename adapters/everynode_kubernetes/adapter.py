@@ -38,11 +38,14 @@ from everynode_kubernetes.paths import (
 )
 from everynode_kubernetes.permissions import IDENTITY_NAMESPACE
 from everynode_kubernetes.probe import probe
-from everynode_kubernetes.reflector import Ended, Resource, Said, reflect
+from everynode_kubernetes.reflector import Ended, ReflectLimits, Resource, Said, reflect
 from everynode_kubernetes.showing import Showing
 
 OBSERVED_WAITING_MAX = 10_000
 """Objects that were read and are not observed yet; reading waits then."""
+
+MEND_INTERVAL_S = 5.0
+"""How often it is looked whether somebody has overwritten a status."""
 
 INSTANCE = "everynode"
 
@@ -85,13 +88,21 @@ class KubernetesAdapter:
         backend: Name of the backend in the fleet.
         server: The cluster's API server.
         identity: Which cluster this is; see ``identity_of``.
+        reflect_limits: How patiently it is followed; ``None`` for the defaults.
     """
 
-    def __init__(self, backend: str, server: ApiServer, identity: str) -> None:
+    def __init__(
+        self,
+        backend: str,
+        server: ApiServer,
+        identity: str,
+        reflect_limits: ReflectLimits | None = None,
+    ) -> None:
         """Know nothing of the cluster yet."""
         self.backend = backend
         self.identity = identity
         self.server = server
+        self._reflect_limits = reflect_limits
         self._cluster = Cluster(backend)
         self._executor = Executor(server, self._cluster)
         self._showing = Showing(server, self._cluster, INSTANCE)
@@ -145,7 +156,7 @@ class KubernetesAdapter:
         queue: asyncio.Queue[_Heard | BaseException] = asyncio.Queue(OBSERVED_WAITING_MAX)
         stages = self._stages()
         has_trouble = asyncio.Event()
-        tasks = [asyncio.create_task(self._warn(has_trouble))]
+        tasks = [asyncio.create_task(self._warn(has_trouble)), asyncio.create_task(self._mend())]
         lists_awaited = 0
         try:
             while True:
@@ -179,6 +190,12 @@ class KubernetesAdapter:
                 )
                 await self._showing.warn(known)
 
+    async def _mend(self) -> None:
+        """Look now and then whether the cluster shows what it was told, while observing goes on."""
+        while True:
+            await asyncio.sleep(MEND_INTERVAL_S)
+            await self._showing.mend()
+
     def _stages(self) -> list[list[_Source]]:
         """Say what is listed when: what tells what a pod means before the pods, and nodes before them, too."""
         cluster = self._cluster
@@ -196,7 +213,8 @@ class KubernetesAdapter:
     async def _hear(self, source: _Source, queue: asyncio.Queue[_Heard | BaseException]) -> None:
         """Pass on what is said of one kind of object, or why nothing is said any more."""
         try:
-            async with aclosing(reflect(self.server, source.resource)) as reflecting:
+            reflection = reflect(self.server, source.resource, self._reflect_limits)
+            async with aclosing(reflection) as reflecting:
                 async for said in reflecting:
                     await queue.put(_Heard(said, source.take))
         except Exception as error:  # noqa: BLE001 - whoever observes raises it

@@ -292,7 +292,8 @@ def status_body(status: Status, before: DaemonSetStatus | None) -> bytes:
 def status_shown(api: ApiDaemonSet, status: Status) -> bool:
     """Say whether an object shows a status already, so that there is nothing to write."""
     before = api.status or DaemonSetStatus()
-    if before.observed_generation < status.observed_generation:
+    latest = max(api.metadata.generation, status.observed_generation)
+    if not status.observed_generation <= before.observed_generation <= latest:
         return False
     counters = _counters(before)
     return counters == _counters(status) and all(

@@ -10,8 +10,7 @@ pods that it has would be given new ones.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from everynode.core.events import (
     DaemonSetGone,
@@ -35,6 +34,7 @@ from everynode_kubernetes.objects import (
     ApiPod,
 )
 from everynode_kubernetes.reflector import Begun, Changed, Ended, Said, Unreadable
+from everynode_kubernetes.seen import Names, Unexplained
 from everynode_kubernetes.translate import (
     Rejection,
     controller_of,
@@ -45,8 +45,6 @@ from everynode_kubernetes.translate import (
     pod_of,
     strategy_problems,
 )
-
-_Key = TypeVar("_Key", bound=Hashable)
 
 TROUBLED_SETS_MAX = 1_000
 """Sets that are waiting for people to be told of them; of more, the oldest are not."""
@@ -78,35 +76,6 @@ class _Told(NamedTuple):
     node: str
 
 
-class _Names(Generic[_Key]):
-    """What a list has named so far."""
-
-    def __init__(self) -> None:
-        """No list is being read."""
-        self.listing = False
-        self._named: set[_Key] = set()
-        self._nameless = False
-
-    def begin(self) -> None:
-        """A list begins; one that had not ended is void."""
-        self.listing, self._nameless = True, False
-        self._named.clear()
-
-    def add(self, key: _Key, *, is_name: object = True) -> None:
-        """Something is there; if not even its name can be read, it may be anything."""
-        if is_name:
-            self._named.add(key)
-        else:
-            self._nameless = True
-
-    def end(self, known: Iterable[_Key]) -> list[_Key]:
-        """The list is complete; returns what is gone of what was known."""
-        gone = [] if self._nameless else [key for key in known if key not in self._named]
-        self.listing = False
-        self._named.clear()
-        return gone
-
-
 class Cluster:
     """What is in one cluster.
 
@@ -118,19 +87,20 @@ class Cluster:
         """Know nothing yet."""
         self.sets: dict[SetKey, KnownSet] = {}
         self.history = History()
+        self.history_lost: set[SetKey] = set()  # sets of which a ControllerRevision has gone
         self.node_uids: dict[str, str] = {}
         self.troubled: deque[KnownSet] = deque(maxlen=TROUBLED_SETS_MAX)
         """Sets that people are to be told of, because they cannot be used as they are; whoever tells takes them out."""
         self._backend = backend
         self._known: View | None = None
-        self._nodes = _Names[str]()
-        self._pods = _Names[PodKey]()
-        self._sets = _Names[SetKey]()
-        self._versions = _Names[tuple[str, str]]()
+        self._nodes = Names[str]()
+        self._pods = Names[PodKey]()
+        self._sets = Names[SetKey]()
+        self._versions = Names[tuple[str, str]]()
         self._pods_listed = False
         self._told: dict[PodKey, _Told] = {}
         self._orphans: dict[PodKey, ApiPod] = {}
-        self._unexplained: dict[tuple[str, str], dict[PodKey, ApiPod]] = {}
+        self._unexplained = Unexplained()
 
     def begin_anew(self, known: View) -> None:
         """All reflectors begin again.
@@ -140,6 +110,10 @@ class Cluster:
         """
         self._known = known
         self._pods_listed = False
+        self._nodes.void()
+        self._pods.void()
+        self._sets.void()
+        self._versions.void()
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 
@@ -197,8 +171,15 @@ class Cluster:
 
     def _known_pods(self, key: PodKey) -> list[Observation]:
         """Tell of a pod that cannot be read, as it was; of every pod if nobody knows which one it is."""
-        pods = () if self._known is None else self._known.pods.values()
-        return [PodObserved(pod=pod) for pod in pods if not key.name or pod.key == key]
+        known = () if self._known is None else self._known.pods.values()
+        pods = [pod for pod in known if not key.name or pod.key == key]
+        for pod in pods:  # its end is to be told, too, whoever told of it first
+            self._told.setdefault(pod.key, _Told(pod.uid, pod.owner, pod.node))
+        return [PodObserved(pod=pod) for pod in pods]
+
+    def _is_current(self, key: PodKey) -> bool:
+        """Say whether what was last heard of a pod holds: of what a list has not named yet, nobody knows."""
+        return self._pods.has(key) if self._pods.listing else self._pods_listed
 
     def _key(self, api: ApiPod) -> PodKey:
         return PodKey(self._backend, api.metadata.namespace, api.metadata.name)
@@ -251,13 +232,11 @@ class Cluster:
 
     def _revision_of(self, key: PodKey, api: ApiPod, owner_uid: str) -> str:
         label = api.metadata.label(REVISION_LABEL)
-        place = (key.namespace, label)
         explained = self.history.explain(key.namespace, owner_uid, label) if label else ""
         if explained is None:
-            self._unexplained.setdefault(place, {})[key] = api
+            self._unexplained.put(key, label, api)
             return label
-        if place in self._unexplained:
-            self._unexplained[place].pop(key, None)
+        self._unexplained.drop(key)
         return explained
 
     def _end_pod(self, key: PodKey, uid: str, why: str) -> list[Observation]:
@@ -280,10 +259,7 @@ class Cluster:
         self._told.pop(key, None)
         if not but_orphan:
             self._orphans.pop(key, None)
-        for place, pods in list(self._unexplained.items()):
-            pods.pop(key, None)
-            if not pods:
-                del self._unexplained[place]
+        self._unexplained.drop(key)
 
     # --- sets and their revisions -------------------------------------------------------------------------------------
 
@@ -321,10 +297,12 @@ class Cluster:
         self._sets.add(key)
         before = self.sets.get(key)
         known = self.sets[key] = self._read_set(api, before)
+        is_new = before is None or before.api.uid != api.uid
+        if before is not None and is_new:
+            self.history.forget(before.api.uid)
         if not self._pods_listed or self._sets.listing:
             return []  # it is told with all others
         told = self._declare(key, known)
-        is_new = before is None or before.api.uid != api.uid
         if is_new or (before and before.daemonset is None):
             told = [*told, *self._orphans_again(key.namespace)]
         return told
@@ -353,10 +331,7 @@ class Cluster:
         declared: list[Observation] = [ListBegun("daemonsets")]
         for key, known in sorted(self.sets.items()):
             declared += self._declare(key, known)
-        declared.append(ListEnded("daemonsets"))
-        for namespace in sorted({key.namespace for key in self.sets}):
-            declared += self._orphans_again(namespace)
-        return declared
+        return [*declared, ListEnded("daemonsets"), *self._orphans_again()]
 
     def _declare(self, key: SetKey, known: KnownSet) -> list[Observation]:
         if known.daemonset is None:
@@ -367,9 +342,17 @@ class Cluster:
             DaemonSetObserved(daemonset=known.daemonset),
         ]
 
-    def _orphans_again(self, namespace: str) -> list[Observation]:
-        """Tell of pods that nobody controls, if a set selects them now; of others no more."""
-        found = [(key, api) for key, api in self._orphans.items() if key.namespace == namespace]
+    def _orphans_again(self, namespace: str = "") -> list[Observation]:
+        """Tell of pods that nobody controls, if a set selects them now; of others no more.
+
+        Args:
+            namespace: Only those of this one; empty for all.
+        """
+        found = [
+            (key, api)
+            for key, api in self._orphans.items()
+            if namespace in {"", key.namespace} and self._is_current(key)
+        ]
         return [one for key, api in found for one in self._observe_orphan(key, api)]
 
     def versions_of(self, key: SetKey) -> list[Version]:
@@ -378,15 +361,10 @@ class Cluster:
         One that nobody controls and that the set's selector selects counts: it is about to be adopted.
         """
         known = self.sets.get(key)
-        if known is None or known.daemonset is None:
+        if known is None:
             return []
-        selector = known.daemonset.selector
-        return [
-            version
-            for version in self.history.in_namespace(key.namespace)
-            if version.owner_uid == known.api.uid
-            or (not version.owner_uid and selects(selector, version.api.metadata.labels or {}))
-        ]
+        found = self.history.in_namespace(key.namespace)
+        return [version for version in found if _is_of(version, known)]
 
     def label_of(self, key: SetKey, revision: str) -> str:
         """Return what pods of a set carry that are made from a template; the template's hash if nothing else has it."""
@@ -401,11 +379,11 @@ class Cluster:
                 return []
             case Ended():
                 for name in self._versions.end(self.history.names()):
-                    self.history.drop(*name)
+                    self._lose(self.history.drop(*name))
                 return self._declare_all() if self._pods_listed else []
             case Changed(kind="DELETED", item=api):
-                version = self.history.drop(api.metadata.namespace, api.metadata.name)
-                return [] if version is None else self._declare_owner(version)
+                self._lose(self.history.drop(api.metadata.namespace, api.metadata.name))
+                return []
             case Unreadable():
                 self._versions.add((said.namespace, said.name), is_name=said.name)
                 return []
@@ -413,22 +391,45 @@ class Cluster:
                 api = said.item
                 self._versions.add((api.metadata.namespace, api.metadata.name))
                 version = self.history.put(api)
-                if version is None or not self._pods_listed:
+                if version is None:
                     return []
-                return [*self._explained_by(version), *self._declare_owner(version)]
+                return [*self._explained_by(version), *self._declare_owners(version)]
+
+    def _lose(self, version: Version | None) -> None:
+        """Note whose history has one version less than it had."""
+        owner = None if version is None else controller_of(version.api.metadata)
+        if version is not None and owner is not None:
+            self.history_lost.add(SetKey(version.api.metadata.namespace, owner.name))
 
     def _explained_by(self, version: Version) -> list[Observation]:
         """Tell once more of pods whose label means something only now."""
-        place = (version.api.metadata.namespace, version.label)
-        waiting = self._unexplained.pop(place, {})
-        return [one for api in waiting.values() for one in self._observe_pod(api)]
+        waiting = self._unexplained.with_label(version.api.metadata.namespace, version.label)
+        current = [api for key, api in waiting if self._is_current(key)]
+        return [one for api in current for one in self._observe_pod(api)]
 
-    def _declare_owner(self, version: Version) -> list[Observation]:
+    def _declare_owners(self, version: Version) -> list[Observation]:
+        """Tell once more of the set whose history has changed, or of all that select it.
+
+        While ControllerRevisions are listed it does not: at the end, all sets are told.
+        """
+        if not self._pods_listed or self._versions.listing:
+            return []
         namespace = version.api.metadata.namespace
-        for key, known in sorted(self.sets.items()):
-            if key.namespace == namespace and version in self.versions_of(key):
-                return self._declare(key, known)
-        return []
+        return [
+            one
+            for key, known in sorted(self.sets.items())
+            if key.namespace == namespace and _is_of(version, known)
+            for one in self._declare(key, known)
+        ]
+
+
+def _is_of(version: Version, known: KnownSet) -> bool:
+    """Say whether a ControllerRevision is one of a set: the set's own, or nobody's that the set selects."""
+    if known.daemonset is None:
+        return False
+    if version.owner_uid:
+        return version.owner_uid == known.api.uid
+    return selects(known.daemonset.selector, version.api.metadata.labels or {})
 
 
 def _asks_the_same(before: ApiDaemonSet, after: ApiDaemonSet) -> bool:

@@ -72,6 +72,8 @@ class Showing:
         self._server = server
         self._cluster = cluster
         self._instance = instance
+        self._statuses: dict[SetKey, Status] = {}  # of each set, what was reported last
+        self._revisions: dict[SetKey, dict[str, Revision]] = {}  # by their hashes
 
     async def report(self, report: Report) -> None:
         """Show it; see ``everynode.ports.Reporting.report``."""
@@ -94,10 +96,17 @@ class Showing:
 
     async def _show_status(self, status: Status) -> None:
         known = self._set(status.set_key, status.daemonset_uid)
-        if known is None or status_shown(known.api, status):
+        if known is None:
+            self._statuses.pop(status.set_key, None)
+            return
+        self._statuses[status.set_key] = status
+        if status_shown(known.api, status):
             return
         path = status_path(status.namespace, status.daemonset)
-        body = status_body(status, known.api.status)
+        before = known.api.status
+        if before and before.observed_generation > known.api.metadata.generation:
+            before = None  # somebody wrote it who cannot have observed it
+        body = status_body(status, before)
         try:
             await self._server.patch(path, body, MERGE_PATCH)
         except Refusal as refusal:
@@ -106,13 +115,36 @@ class Showing:
             if not refusal.is_not_found:
                 raise
 
+    async def mend(self) -> None:
+        """Show again what somebody else has overwritten or removed; what fails is left to the next time."""
+        for key in list(self._statuses):
+            status = self._statuses.get(key)  # what was said last, also if that was just now
+            if status is None:
+                continue
+            try:
+                await self._show_status(status)
+            except EverynodeError as error:
+                log.warning("status not mended", daemonset=str(key), reason=str(error))
+        for key in list(self._cluster.history_lost):
+            self._cluster.history_lost.discard(key)
+            try:
+                for hash_ in list(self._revisions.get(key, {})):
+                    revision = self._revisions.get(key, {}).get(hash_)
+                    if revision is not None:  # it may just have been let go of
+                        await self._keep_revision(revision)
+            except EverynodeError as error:
+                self._cluster.history_lost.add(key)
+                log.warning("history not mended", daemonset=str(key), reason=str(error))
+
     # --- history ------------------------------------------------------------------------------------------------------
 
     async def _keep_revision(self, revision: Revision) -> None:
         """Have a ControllerRevision hold a template, under its number or a higher one."""
         known = self._set(revision.set_key, revision.daemonset_uid)
         if known is None:
+            self._revisions.pop(revision.set_key, None)
             return
+        self._revisions.setdefault(revision.set_key, {})[revision.hash] = revision
         versions = self._cluster.versions_of(revision.set_key)
         same = [version for version in versions if version.hash == revision.hash]
         if not same:
@@ -120,23 +152,29 @@ class Showing:
             return
         version = same[-1]
         api, path = version.api, revision_path(revision.namespace, version.api.metadata.name)
-        if not version.owner_uid:
-            await self._adopt_revision(version, known)
+        if not version.owner_uid and not await self._adopt_revision(version, known):
+            return
         if not api.metadata.label(REVISION_LABEL):
             await self._patch_revision(path, label_patch(api.uid, {REVISION_LABEL: version.label}))
         if api.revision < revision.number:
             await self._patch_revision(path, revision_number_patch(api.uid, revision.number))
 
-    async def _adopt_revision(self, version: Version, known: KnownSet) -> None:
-        """Become the controller of a version that a former set has left, if the set is there now."""
+    async def _adopt_revision(self, version: Version, known: KnownSet) -> bool:
+        """Become the controller of a version that a former set has left, if the set is there now; say whether it is."""
         metadata = known.api.metadata
-        body = await self._server.get(daemonset_path(metadata.namespace, metadata.name))
+        try:
+            body = await self._server.get(daemonset_path(metadata.namespace, metadata.name))
+        except Refusal as refusal:
+            if refusal.is_not_found:
+                return False
+            raise
         now = parse_daemonset(body)
         if now.uid != known.api.uid or now.metadata.deletion_timestamp is not None:
-            return
+            return False
         owner = Owner(name=metadata.name, uid=metadata.uid)
         path = revision_path(metadata.namespace, version.api.metadata.name)
         await self._patch_revision(path, adoption_patch(version.api.uid, owner))
+        return True
 
     async def _patch_revision(self, path: str, patch: bytes) -> None:
         try:
@@ -189,6 +227,7 @@ class Showing:
 
         Those of a set that was deleted are left to the garbage collector: the next set may have adopted them by now.
         """
+        self._revisions.get(gone.set_key, {}).pop(gone.hash, None)
         known = self._set(gone.set_key)
         if known is None or gone.why != HISTORY_LIMIT_EXCEEDED:
             return

@@ -1,8 +1,8 @@
 """README.md does what it says: every line of its ```console blocks is run, in order, and must succeed.
 
 `everynode up` without `--once` is what the README keeps running in another terminal: here it runs beside what comes
-after it. What needs a Kubernetes cluster is run by tests/kubernetes/test_readme_cluster.py. `make test` and its like are
-not run, because this is one of the tests that they run.
+after it. tests/kubernetes/test_readme_cluster.py runs what needs a Kubernetes cluster. `make test` and its like are not
+run, because this is one of the tests that they run.
 """
 
 import os

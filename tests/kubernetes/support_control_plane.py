@@ -214,11 +214,20 @@ class ControlPlane(PlaneProcesses):
             Their names.
         """
         names = [f"{prefix}-{number}" for number in range(start, start + count)]
+        await self.add_named_nodes(names, labels, taints)
+        return names
+
+    async def add_named_nodes(
+        self,
+        names: Sequence[str],
+        labels: Mapping[str, str] | None = None,
+        taints: Iterable[Mapping[str, str]] = (),
+    ) -> None:
+        """Add nodes with these names; see `add_nodes`."""
         async with self.api() as api:
             bodies = [_node(name, labels or {}, list(taints)) for name in names]
             await asyncio.gather(*(api.create("/api/v1/nodes", body) for body in bodies))
             await _until_ready(api, set(names))
-        return names
 
     async def remove_node(self, *names: str) -> None:
         """Remove Node objects, as happens when machines are gone for good; one that is gone already is skipped."""

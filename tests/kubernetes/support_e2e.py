@@ -1,4 +1,4 @@
-"""A place of its own for each end-to-end test: a namespace and nodes on the shared control plane, and a watch on it all.
+"""A place for each end-to-end test: a namespace and nodes of its own on the shared control plane, all watched.
 
 Used by test_e2e.py and test_e2e_surge.py, which drive sets as a user would, and ask the API server what came of it.
 """
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.kubernetes.support_api import Api, Json
 from tests.kubernetes.support_control_plane import ControlPlane
@@ -21,6 +21,8 @@ from tests.kubernetes.support_fleet import (
     pods_of,
     until_covered,
 )
+
+T = TypeVar("T")
 
 WAIT_S = 60.0
 AGENT = "agent"
@@ -107,7 +109,7 @@ class Site:
 
         return await self.until(f"the status of {name} is {counters}", shown)
 
-    async def until(self, what: str, look: Callable[[], Awaitable[Any]]) -> Any:
+    async def until(self, what: str, look: Callable[[], Awaitable[T | None]]) -> T:
         """Look until there is something to be seen, and return it."""
         try:
             async with asyncio.timeout(WAIT_S):

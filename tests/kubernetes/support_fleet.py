@@ -33,11 +33,13 @@ from everynode_kubernetes import KubernetesAdapter
 from everynode_kubernetes.access import Access
 from everynode_kubernetes.adapter import identity_of
 from everynode_kubernetes.client import ApiServer
+from everynode_kubernetes.reflector import ReflectLimits
 
 SMALL = StreamSettings(log_max_bytes=256 * 1024**2)
 BACKEND = "cluster"
 DEADLINE_S = 90.0
 POLL_S = 0.25
+REFLECT_LIMITS = ReflectLimits(retry_last_ms=2_000)
 
 _numbers = itertools.count(1)
 
@@ -89,7 +91,7 @@ class Fleet:
         """
         access = Access(kubeconfig=kubeconfig or self.plane.kubeconfig, **access_more)
         api = await ApiServer.connect(access)
-        adapter = KubernetesAdapter(BACKEND, api, await identity_of(api))
+        adapter = KubernetesAdapter(BACKEND, api, await identity_of(api), REFLECT_LIMITS)
         settings = HostSettings(
             observe=ObserveLimits(retry_first_ms=50, retry_last_ms=2_000, doubt_delay_ms=500),
             execution=ExecutionLimits(retry_first_ms=100, retry_last_ms=2_000, tries_max=20),
@@ -164,6 +166,7 @@ class SeenPod(msgspec.Struct, frozen=True):
     deleting: bool
     labels: dict[str, str]
     image: str
+    ready_since: str = ""
 
     @property
     def live(self) -> bool:
@@ -176,6 +179,8 @@ def seen_pod(api: dict[str, Any]) -> SeenPod:
     metadata, spec, status = api["metadata"], api["spec"], api.get("status", {})
     owners = metadata.get("ownerReferences", [])
     owner: dict[str, Any] = next((each for each in owners if each.get("controller")), {})
+    conditions = status.get("conditions", [])
+    ready: dict[str, str] = next((each for each in conditions if each["type"] == "Ready"), {})
     return SeenPod(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -184,13 +189,11 @@ def seen_pod(api: dict[str, Any]) -> SeenPod:
         owner=owner.get("name", ""),
         owner_uid=owner.get("uid", ""),
         phase=status.get("phase", "Pending"),
-        ready=any(
-            each["type"] == "Ready" and each["status"] == "True"
-            for each in status.get("conditions", [])
-        ),
+        ready=ready.get("status") == "True",
         deleting="deletionTimestamp" in metadata,
         labels=metadata.get("labels", {}),
         image=spec["containers"][0].get("image", ""),
+        ready_since=ready.get("lastTransitionTime", ""),
     )
 
 
@@ -220,8 +223,8 @@ async def _pods(api: Api, namespace: str, daemonset: str) -> list[SeenPod]:
 class PodObserver:
     """Follows all pods of the API server by a watch of its own, and records each breach of S1.
 
-    An async context manager. With `surge`, two live pods of a set on a node are allowed. `on_change` is told of all pods
-    after each change, as the API server had them at that moment.
+    An async context manager. With `surge`, two live pods of a set on a node are allowed. `on_change` is told of all
+    pods after each change, as the API server had them at that moment.
     """
 
     def __init__(self, plane: ControlPlane, *, surge: bool = False) -> None:

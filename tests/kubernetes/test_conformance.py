@@ -12,6 +12,7 @@ from tests.kubernetes.support_control_plane import ControlPlane
 from tests.kubernetes.support_fleet import BACKEND, seen_pod
 from tests.kubernetes.support_programs import Programs
 
+from everynode.core.identity import canonical
 from everynode.core.values import Owner
 from everynode.testing.conformance import AdapterConformance, Harness, SeenPod
 from everynode_kubernetes import KubernetesAdapter
@@ -23,7 +24,16 @@ NODES = 3
 
 
 class KubernetesHarness(Harness):
-    """A namespace of a control plane, with a set in it that the commands are about."""
+    """A namespace of a control plane, with a set in it that the commands are about.
+
+    Its pods take no time to stop. kwok removes a pod that has stopped by its name alone, and would now and then take the
+    next one of that name with it; a kubelet goes by the uid.
+    """
+
+    template = canonical(
+        b'{"metadata":{"labels":{"app":"conformance"}},"spec":{"terminationGracePeriodSeconds":0,'
+        b'"containers":[{"name":"main","image":"registry.k8s.io/pause:3.10"}]}}'
+    )
 
     def __init__(self, plane: ControlPlane, api: Api) -> None:
         """Make nothing yet."""
@@ -70,7 +80,7 @@ class KubernetesHarness(Harness):
 
     async def add_node(self, name: str) -> None:
         """Register one; kwok is its kubelet."""
-        await self._api.create("/api/v1/nodes", {"metadata": {"name": name}})
+        await self._plane.add_named_nodes([name])
 
     async def remove_node(self, name: str) -> None:
         """Remove the object."""

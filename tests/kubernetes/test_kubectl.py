@@ -30,10 +30,11 @@ from tests.kubernetes.transcript import (
     Step,
     both_planes,
     every_node_has_its_pod,
-    objects_in,
+    objects_at_rest,
     run_on_both,
 )
 
+ADOPTS = "kubectl apply -f - < agent-3.9.yaml"
 OURS = "everynode.dev/"
 REVISION_LABEL = "controller-revision-hash"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -188,27 +189,27 @@ async def test_the_sets_are_the_same(taken: Taken, index: int) -> None:
 
 async def test_orphans_are_adopted_as_they_are(taken: Taken) -> None:
     """A set that is made again with the same template restarts none of the pods that its predecessor left (L2)."""
+    index = next(at for at, step in enumerate(STEPS) if step.line == ADOPTS and step.objects)
     for results in taken:
-        after = {result.step: result.objects for result in results[-12:] if result.objects}
-        left, adopted = (
-            next(kept for step, kept in after.items() if what in step.line and kept.pods)
-            for what in ("--cascade=orphan", "apply -f -")
-        )
-        assert [[]] * NODES == [
-            pod["metadata"].get("ownerReferences", []) for pod in left.pods
-        ]
-        assert [pod["metadata"]["uid"] for pod in left.pods] == [
-            pod["metadata"]["uid"] for pod in adopted.pods
+        left, adopted = results[index - 1].objects, results[index].objects
+        assert left is not None
+        assert adopted is not None
+        assert [] == [each for each in everything_in(left) if "ownerReferences" in each["metadata"]]
+        assert [each["metadata"]["uid"] for each in everything_in(left)] == [
+            each["metadata"]["uid"] for each in everything_in(adopted)
         ]
         (daemonset,) = adopted.daemonsets
         assert {daemonset["metadata"]["uid"]} == {
             owner["uid"]
-            for each in (*adopted.pods, *adopted.revisions)
+            for each in everything_in(adopted)
             for owner in each["metadata"]["ownerReferences"]
         }
-        assert [revision["metadata"]["uid"] for revision in left.revisions] == [
-            revision["metadata"]["uid"] for revision in adopted.revisions
-        ]
+        assert NODES == len(adopted.pods)
+
+
+def everything_in(objects: Objects) -> list[Json]:
+    """Pods and revisions."""
+    return [*objects.pods, *objects.revisions]
 
 
 # --- a set with everything --------------------------------------------------------------------------------------------
@@ -247,7 +248,11 @@ RICH: dict[str, Any] = {
                                 {"matchExpressions": [{"key": "absent", "operator": "Exists"}]},
                                 {
                                     "matchExpressions": [
-                                        {"key": "kubernetes.io/arch", "operator": "NotIn", "values": ["x"]}
+                                        {
+                                            "key": "kubernetes.io/arch",
+                                            "operator": "NotIn",
+                                            "values": ["x"],
+                                        }
                                     ]
                                 },
                             ]
@@ -290,7 +295,10 @@ RICH: dict[str, Any] = {
                         "image": "registry.k8s.io/pause:3.9",
                         "args": ["--x=<&>", "ü"],
                         "env": [
-                            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+                            {
+                                "name": "NODE",
+                                "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
+                            }
                         ],
                         "ports": [{"containerPort": 9100, "hostPort": 9100}],
                         "resources": {"requests": {"cpu": "0.5", "memory": "1e6"}},
@@ -326,7 +334,7 @@ async def rich_on(plane: ControlPlane) -> Objects:
     async with plane.api() as api, asyncio.timeout(STEP_SECONDS_MAX):
         while not await every_node_has_its_pod(api):  # noqa: ASYNC110 - it is elsewhere
             await asyncio.sleep(0.1)
-        objects = await objects_in(api)
+        objects = await objects_at_rest(api)
     await plane.kubectl("delete", "ds/rich", "--cascade=foreground")
     return objects
 

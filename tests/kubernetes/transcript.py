@@ -23,6 +23,7 @@ NODES = 3
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "kubectl.md"
 STEP_SECONDS_MAX = 60
 POLL_S = 0.1
+QUIET_READS = 4
 
 PODS = "/api/v1/namespaces/default/pods"
 DAEMONSETS = "/apis/apps/v1/namespaces/default/daemonsets"
@@ -151,6 +152,28 @@ def _is_settled(pod: Json) -> bool:
     )
 
 
+async def one_pod_is_new(api: Api) -> bool:
+    """The new template has reached the one node whose pod was deleted, and the status says so."""
+    return await _new_pods(api) == 1
+
+
+async def no_pod_is_new(api: Api) -> bool:
+    """A new template has been seen, and has reached no node."""
+    return await _new_pods(api) == 0
+
+
+async def _new_pods(api: Api) -> int | None:
+    """On how many nodes the new template is, if all is settled."""
+    (daemonset,) = (await api.get(DAEMONSETS))["items"]
+    status, pods = daemonset["status"], await _pods(api)
+    seen = status["observedGeneration"] == daemonset["metadata"]["generation"]
+    if not (
+        seen and status["numberAvailable"] == NODES == len(pods) and all(map(_is_settled, pods))
+    ):
+        return None
+    return int(status.get("updatedNumberScheduled", 0))
+
+
 async def everything_is_gone(api: Api) -> bool:
     """The garbage collector has done its work."""
     return not await _pods(api) and not (await api.get(REVISIONS))["items"]
@@ -209,6 +232,8 @@ STEPS = (
         objects=True,
     ),
     WHICH_PODS,
+    Step("drain node-2 --ignore-daemonsets", "A node is drained: its pod stays."),
+    Step("uncordon node-2"),
     Step("get ds agent"),
     Step("describe ds agent"),
     Step(
@@ -239,9 +264,30 @@ STEPS = (
         "First what it owns goes, then the set: nothing is left when the command ends.",
     ),
     Step("get ds,pods,controllerrevisions"),
-    Step("apply -f -", "The other way round.", "agent.yaml"),
+    Step(
+        "apply -f -",
+        "Pods of a set with OnDelete are replaced when somebody deletes them.",
+        "agent.yaml",
+    ),
     ROLLED_OUT,
-    Step("delete ds agent --cascade=background", until=everything_is_gone),
+    Step(
+        """patch ds agent -p '{"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}}'"""
+    ),
+    Step("set image ds/agent agent=registry.k8s.io/pause:3.10", until=no_pod_is_new, objects=True),
+    Step("rollout status ds/agent"),
+    Step("get ds agent"),
+    Step(
+        "delete pod -l app=agent --field-selector=spec.nodeName=node-1",
+        until=one_pod_is_new,
+        objects=True,
+    ),
+    Step("get ds agent"),
+    WHICH_PODS,
+    Step(
+        "delete ds agent --cascade=background",
+        "The set goes at once, and what it owns afterwards.",
+        until=everything_is_gone,
+    ),
     Step("get ds,pods,controllerrevisions"),
 )
 
@@ -257,7 +303,7 @@ async def run_steps(plane: ControlPlane) -> list[Result]:
             output, exit_code = await _kubectl(plane, step)
             if step.until is not None:
                 await _wait(step, api)
-            objects = await objects_in(api) if step.objects else None
+            objects = await objects_at_rest(api) if step.objects else None
             results.append(Result(step, output, exit_code, objects))
     return results
 
@@ -271,6 +317,21 @@ async def _wait(step: Step, api: Api) -> None:
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise AssertionError(f"{step.line}: then not {step.until.__name__}") from None
+
+
+async def objects_at_rest(api: Api) -> Objects:
+    """Read everything that concerns sets, once nobody has written to it for a while.
+
+    A status follows what it is about: just after a pod was replaced it may be the one from before.
+    """
+    async with asyncio.timeout(STEP_SECONDS_MAX):
+        before, quiet = await objects_in(api), 0
+        while quiet < QUIET_READS:
+            await asyncio.sleep(POLL_S)
+            now = await objects_in(api)
+            quiet = quiet + 1 if now == before else 0
+            before = now
+    return before
 
 
 async def objects_in(api: Api) -> Objects:
@@ -330,7 +391,9 @@ async def both_planes(directory: Path) -> AsyncIterator[Planes]:
 
 async def run_on_both(planes: Planes) -> tuple[list[Result], list[Result]]:
     """Take all steps on both planes at the same time; first the built-in controller's results."""
-    builtin, everynode = await asyncio.gather(run_steps(planes.builtin), run_steps(planes.everynode))
+    builtin, everynode = await asyncio.gather(
+        run_steps(planes.builtin), run_steps(planes.everynode)
+    )
     return builtin, everynode
 
 
@@ -345,9 +408,9 @@ both say the same, word for word, it stands here once; where they do not, on the
 led to and on the right what everynode did.
 
 This page is written by `python -m tests.kubernetes.transcript` from a run. `tests/kubernetes/test_kubectl.py` repeats
-that run and fails where the two differ in more than hashes, random names, ages and the text of events; it also compares
-the objects behind the words: pods, ControllerRevisions and the status field by field. What differs on purpose is in
-[differences.md](differences.md).
+that run and fails where the two differ in more than hashes, random names, ages, the events, and what `rollout status`
+says until it is done; it also compares the objects behind the words, pods, ControllerRevisions and the status, field by
+field. What differs on purpose is in [differences.md](differences.md).
 """
 
 
@@ -358,7 +421,11 @@ def render(builtin: list[Result], everynode: list[Result], version: str) -> str:
     parts.append("## The commands\n")
     for number, (left, right) in enumerate(zip(builtin, everynode, strict=True), 1):
         words = f": {left.step.words}" if left.step.words else ""
-        parts += [f"**{number}**{words}\n", f"```shell\n{left.step.line}\n```\n", _said(left, right)]
+        parts += [
+            f"**{number}**{words}\n",
+            f"```shell\n{left.step.line}\n```\n",
+            _said(left, right),
+        ]
     return "\n".join(parts)
 
 
@@ -384,7 +451,6 @@ async def main() -> None:
             version = str((await api.get("/version"))["gitVersion"])
             builtin, everynode = await run_on_both(planes)
     DOCUMENT.write_text(render(builtin, everynode, f"Kubernetes {version}"), encoding="utf-8")
-    print(f"written: {DOCUMENT}")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ SHOWN: dict[str, Any] = {
 
 
 def showing(status: dict[str, Any] | None) -> ApiDaemonSet:
-    """A set with a status."""
-    return parse_daemonset(encoded(status=status))
+    """A set of generation 9 with a status."""
+    return parse_daemonset(encoded(status=status, metadata={"generation": 9}))
 
 
 class TestStatus:
@@ -84,6 +84,11 @@ class TestStatus:
         more = {**SHOWN, "observedGeneration": 4, "conditions": [other, *SHOWN["conditions"]]}
         assert status_shown(showing(more), STATUS)
         assert not status_shown(showing(None), STATUS)
+
+    def test_a_generation_that_there_never_was(self) -> None:
+        """Somebody has written a number that is of no generation yet: it is put right."""
+        assert status_shown(showing({**SHOWN, "observedGeneration": 9}), STATUS)
+        assert not status_shown(showing({**SHOWN, "observedGeneration": 10}), STATUS)
 
     @pytest.mark.parametrize("field", [key for key in SHOWN if key != "conditions"])
     def test_another_number(self, field: str) -> None:

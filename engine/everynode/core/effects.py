@@ -28,7 +28,9 @@ def has_taken_effect(state: SetState, pending: Pending) -> bool:
         if known is not None and known.pod.uid == command.pod_uid:
             return known.sequence > pending.sequence
         is_over = state.uid not in {"", command.daemonset_uid}
-        return is_over and state.sequence > pending.sequence  # an earlier set of this name says nothing
+        return (
+            is_over and state.sequence > pending.sequence
+        )  # an earlier set of this name says nothing
     if known is None:
         return gone is not None and gone.uid == command.pod_uid
     return known.pod.uid != command.pod_uid or known.pod.deleting or _is_let_go(command, known.pod)

@@ -348,5 +348,6 @@ class Observed:
 
     def hear_all(self) -> None:
         """Take in everything that is waiting, and what that leads to."""
-        while any([self.hear(kind) for kind in KINDS]):
-            pass
+        while any(self.world.queues.values()):
+            for kind in KINDS:
+                self.hear(kind)

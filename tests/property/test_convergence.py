@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,11 +171,18 @@ TestHurriedFleets = HurriedFleets.TestCase
 TestHurriedFleets.settings = settings(stateful_step_count=40)
 
 
-def about(record: Record) -> object:
-    """Name the object that a message is about: messages about one object keep their order."""
+def about(record: Record, pods: Mapping[str, PodKey]) -> object:
+    """Name the object that a message is about: messages about one object keep their order.
+
+    A command is about its pod, and so is its outcome: what was so before it was decided has been read by then.
+
+    Args:
+        record: The message.
+        pods: Which pod each command is about.
+    """
     match record.message:
         case CreatePod() | DeletePod() | AdoptPod() | ReleasePod() | Outcome() as message:
-            return message.id
+            return pods[message.id]
         case Decision() as decision:
             return ("decision", decision.set_key)
         case PodObserved(pod=pod):
@@ -244,8 +252,10 @@ def test_order_of_arrival_does_not_matter(
     """Any order that keeps each object's own order gives the same state and the same decisions."""
     log, limits = history
     lanes: dict[object, list[Record]] = defaultdict(list)
+    commands = [record.message for record in log if isinstance(record.message, COMMANDS)]
+    pods = {command.id: command.pod_key for command in commands}
     for record in log:
-        lanes[about(record)].append(record)
+        lanes[about(record, pods)].append(record)
     shuffled = []
     waiting = [list(reversed(lane)) for lane in lanes.values()]
     while waiting:

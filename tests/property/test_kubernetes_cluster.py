@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
 from hypothesis import event, given
 from hypothesis import strategies as st
 from msgspec import structs
@@ -210,12 +211,14 @@ WORLDLY: dict[str, Callable[[World, Operation], None]] = {
     "collect": collect,
 }
 
+OFTEN = ("daemonset", "revision", "pod", "pod", "pod", "change_pod")
+"""What happens more often than the rest of it."""
+
 number = st.integers(0, 95)
 operation = st.builds(
     Operation,
     st.sampled_from(
-        [*WORLDLY, *("daemonset", "revision", "pod", "pod", "pod", "change_pod")]
-        + ["hear", "hear_some", "hear_some", "hear_all", "begin"]
+        [*WORLDLY, *OFTEN, "hear", "hear_some", "hear_some", "hear_all", "begin"]
     ),
     number,
     number,
@@ -267,8 +270,6 @@ _LABEL = "controller-revision-hash"
 
 def encoded_template(app: str, version: int) -> bytes:
     """A template as JSON."""
-    import msgspec
-
     return msgspec.json.encode(template(app, version))
 
 

@@ -234,7 +234,10 @@ class ApiServer:
                 async with asyncio.timeout(self._access.request_timeout_ms / MS_PER_SECOND):
                     response = await session.send(call)
                 async with response:
-                    yield response
+                    try:
+                        yield response
+                    finally:
+                        _hang_up(response)
         except _NOT_SENT as error:
             message = f"{call}: cannot connect to {self.address}: {_told(error)}"
             raise UnavailableError(message) from error
@@ -490,6 +493,16 @@ def _session(access: Access, configuration: Configuration) -> _Session:
         base=base,
         proxy=proxy_for(base, configuration.proxy),
     )
+
+
+def _hang_up(response: aiohttp.ClientResponse) -> None:
+    """End the connection of an answer that was not read to its end (a watch), without a word.
+
+    A farewell would be waited for, and whoever is silent already does not answer it.
+    """
+    connection = response.connection  # nothing, if all was read: then it is used again
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 def _told(error: BaseException) -> str:

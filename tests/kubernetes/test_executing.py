@@ -305,7 +305,7 @@ class TestDelete:
     """One very pod is deleted, and never another one."""
 
     async def test_deleted(self, place: Place) -> None:
-        """A pod of a set that is there, on a node that is there, is given its time to stop; a repeat changes nothing."""
+        """A pod whose set and node are there is given its time to stop; a repeat changes nothing."""
         daemonset, node = await place.daemonset(), await place.node()
         pod = await place.pod(node["metadata"]["name"], owner=daemonset)
         await place.see()

@@ -27,6 +27,8 @@ KILLS = 5
 WORK_S_MAX = 4.0
 TAKE_OVER_S_MAX = 30.0
 SETTLED_S = 0.2
+HANDED_OUT_AGAIN_S_MAX = 60.0
+"""A stopped adapter is still handed commands until what it asked for expires (30 s); then the log waits for 10 s."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -125,7 +127,9 @@ async def stop_with_commands_in_hand(trial: Trial, adapter: KeptProcess) -> list
             adapter.stop()
             await asyncio.sleep(SETTLED_S)  # what it wrote before is on the log by now
             told = await trial.told()
-            in_hand = [each for each in told.unsettled if isinstance(each, CreatePod)]
+            in_hand: list[Command] = [
+                each for each in told.unsettled if isinstance(each, CreatePod)
+            ]
             if in_hand:
                 return in_hand
             adapter.go_on()
@@ -135,8 +139,8 @@ async def stop_with_commands_in_hand(trial: Trial, adapter: KeptProcess) -> list
 async def until_settled(trial: Trial, commands: Sequence[Command]) -> None:
     """Wait until somebody has answered for all of these commands."""
     ids = {each.id for each in commands}
-    async with asyncio.timeout(TAKE_OVER_S_MAX):
-        while not ids <= (await trial.told()).outcomes.keys():
+    async with asyncio.timeout(HANDED_OUT_AGAIN_S_MAX):
+        while not ids <= (await trial.told()).outcomes.keys():  # noqa: ASYNC110 - the log is read anew each time
             await asyncio.sleep(POLL_S)
 
 

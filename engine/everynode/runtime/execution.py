@@ -33,6 +33,7 @@ from everynode.errors import (
     InvariantError,
     MalformedMessageError,
     OutcomeUnknownError,
+    StaleError,
     UnavailableError,
 )
 from everynode.ports import Adapter, Clock, Delivery, Outgoing
@@ -63,6 +64,8 @@ class ExecutionLimits:
         retry_first_ms: How long to wait after the first try; twice as long after each further one.
         retry_last_ms: The longest wait.
         progress_interval_ms: How often the log hears that commands are still being worked on.
+        standstill_ms_max: How long that may have been ago; after that the log may have handed them out again, and
+            whatever is known here may be over.
         outcomes_remembered_max: Outcomes by which a command that comes again is answered without another call.
     """
 
@@ -73,6 +76,7 @@ class ExecutionLimits:
     retry_first_ms: int = 500
     retry_last_ms: int = 30_000
     progress_interval_ms: int = 3_000  # the log waits for 10 s: delivering.ACK_WAIT_MS
+    standstill_ms_max: int = 8_000
     outcomes_remembered_max: int = 10_000
 
 
@@ -136,9 +140,15 @@ class Execution:
         self._answered: OrderedDict[_Message, Outcome] = OrderedDict()
         self._to_acknowledge: list[_Task] = []
         self._stored = asyncio.Event()
+        self._reported_s = 0.0
 
     async def run(self) -> None:
-        """Carry out commands until cancelled; those in hand are given back then."""
+        """Carry out commands until cancelled; those in hand are given back then.
+
+        Raises:
+            StaleError: This process stood still for so long that somebody else may have its commands now.
+        """
+        self._reported_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read())
@@ -237,6 +247,8 @@ class Execution:
                 self._stored.set()
                 return
             outcome = await self._carry_out(task)
+        except StaleError:
+            raise
         except (UnavailableError, OutcomeUnknownError) as error:
             await self._try_again_later(task, str(error), getattr(error, "retry_after_ms", None))
         except TimeoutError:
@@ -274,6 +286,7 @@ class Execution:
             return outcome_of(command, "superseded", objection)
         if isinstance(command, CreatePod):
             command = replace(command, template=await self._templates.of(command))
+        self._check_moving()
         async with asyncio.timeout(self._limits.apply_timeout_ms / MS_PER_SECOND):
             outcome = await self._adapter.apply(command)
         if outcome.id != command.id:
@@ -399,5 +412,13 @@ class Execution:
         """Tell the log that what is in hand is still worked on, so that it is not handed out again."""
         while True:
             await self._clock.sleep_ms(self._limits.progress_interval_ms)
+            self._check_moving()
+            self._reported_s = asyncio.get_running_loop().time()
             for task in list(self._in_hand):
                 await task.delivery.in_progress()
+
+    def _check_moving(self) -> None:
+        """Make sure that the log still waits for us; what it sent before a standstill looks as new as ever (S1, S5)."""
+        still_ms = (asyncio.get_running_loop().time() - self._reported_s) * MS_PER_SECOND
+        if still_ms > self._limits.standstill_ms_max:
+            raise StaleError(f"stood still for {still_ms:.0f} ms; others may have the commands")

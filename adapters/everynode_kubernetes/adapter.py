@@ -153,6 +153,7 @@ class KubernetesAdapter:
             UnavailableError: A first list could not be had.
         """
         self._cluster.begin_anew(known)
+        self._showing.begin_anew()
         queue: asyncio.Queue[_Heard | BaseException] = asyncio.Queue(OBSERVED_WAITING_MAX)
         stages = self._stages()
         has_trouble = asyncio.Event()

@@ -19,6 +19,7 @@ from everynode.errors import (
     RefusedError,
     UnavailableError,
 )
+from everynode_kubernetes.nesting import decoded
 
 MESSAGE_CHARACTERS_MAX = 500
 """How much of what a server said goes into an error; its answers may quote whole objects."""
@@ -154,7 +155,30 @@ class _Status(msgspec.Struct):
     details: _StatusDetails | None = None
 
 
+class _ListMetadata(msgspec.Struct):
+    """meta/v1 ListMeta."""
+
+    continue_token: str = msgspec.field(name="continue", default="")
+
+
+class _Page(msgspec.Struct):
+    """A list, without its items."""
+
+    metadata: _ListMetadata
+
+
 _decoder = msgspec.json.Decoder(_Status)
+_page_decoder = msgspec.json.Decoder(_Page)
+
+
+def continue_token_in(page: bytes) -> str:
+    """Return the token that the next page of a list is asked for with; empty after the last one.
+
+    Raises:
+        msgspec.DecodeError: It is no list.
+        UnicodeDecodeError: As well.
+    """
+    return decoded(_page_decoder, page).metadata.continue_token
 
 
 def error_of(

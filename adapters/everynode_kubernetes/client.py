@@ -24,9 +24,8 @@ from yarl import URL
 from everynode._version import __version__
 from everynode.errors import ConfigurationError, OutcomeUnknownError, UnavailableError
 from everynode_kubernetes.access import Access
-from everynode_kubernetes.answers import error_of, shortened_text
+from everynode_kubernetes.answers import continue_token_in, error_of, shortened_text
 from everynode_kubernetes.lines import Lines
-from everynode_kubernetes.nesting import decoded
 from everynode_kubernetes.pacing import Pace
 from everynode_kubernetes.proxies import Proxy, proxy_for
 
@@ -321,25 +320,10 @@ class ApiServer:
     def _continue_token(self, path: str, page: bytes) -> str:
         """The token that the next page is asked for with; empty after the last one."""
         try:
-            return decoded(_page_decoder, page).metadata.continue_token
+            return continue_token_in(page)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"GET {path}: {self.address} answered with no list: {error}"
-            raise UnavailableError(f"{message}: {shortened_text(page)}") from error
-
-
-class _ListMetadata(msgspec.Struct):
-    """meta/v1 ListMeta."""
-
-    continue_token: str = msgspec.field(name="continue", default="")
-
-
-class _Page(msgspec.Struct):
-    """A list, without its items."""
-
-    metadata: _ListMetadata
-
-
-_page_decoder = msgspec.json.Decoder(_Page)
+            raise UnavailableError(f"{message} ({len(page)} bytes)") from error
 
 
 @dataclass(eq=False)

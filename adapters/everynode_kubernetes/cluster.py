@@ -24,9 +24,10 @@ from everynode.core.events import (
 from everynode.core.selectors import selects
 from everynode.core.values import DaemonSet, Owner, PodKey, SetKey
 from everynode.ports import ListBegun, ListEnded, Observation, View
-from everynode_kubernetes.history import History, Version
+from everynode_kubernetes.history import History, Version, number_order
 from everynode_kubernetes.objects import (
     PROBE_LABEL,
+    PROBE_PREFIX,
     REVISION_LABEL,
     ApiControllerRevision,
     ApiDaemonSet,
@@ -96,6 +97,7 @@ class Cluster:
         self._nodes = Names[str]()
         self._pods = Names[PodKey]()
         self._sets = Names[SetKey]()
+        self._unreadable_sets = False
         self._versions = Names[tuple[str, str]]()
         self._pods_listed = False
         self._told: dict[PodKey, _Told] = {}
@@ -235,7 +237,10 @@ class Cluster:
         explained = self.history.explain(key.namespace, owner_uid, label) if label else ""
         if explained is None:
             self._unexplained.put(key, label, api)
-            return label
+            known = None if self._known is None else self._known.pods.get(key)
+            # What the log has was explained once, by a version that is gone.
+            is_same = known is not None and known.uid == api.uid and known.revision
+            return known.revision if known is not None and is_same else label
         self._unexplained.drop(key)
         return explained
 
@@ -268,6 +273,7 @@ class Cluster:
         match said:
             case Begun():
                 self._sets.begin()
+                self._unreadable_sets = False
                 return []
             case Ended():
                 for key in self._sets.end(list(self.sets)):
@@ -285,13 +291,15 @@ class Cluster:
                 )
                 return [gone, *self._orphans_again(key.namespace)]
             case Unreadable():
-                self._sets.add(SetKey(said.namespace, said.name), is_name=said.name)
+                key = SetKey(said.namespace, said.name)
+                self._sets.add(key, is_name=said.name)
+                self._unreadable_sets |= self._sets.listing and key not in self.sets
                 return []
             case _:
                 return self._observe_set(said.item)
 
     def _observe_set(self, api: ApiDaemonSet) -> list[Observation]:
-        if api.metadata.label(PROBE_LABEL):
+        if api.metadata.label(PROBE_LABEL) and api.metadata.name.startswith(PROBE_PREFIX):
             return []
         key = SetKey(api.metadata.namespace, api.metadata.name)
         self._sets.add(key)
@@ -302,6 +310,12 @@ class Cluster:
             self.history.forget(before.api.uid)
         if not self._pods_listed or self._sets.listing:
             return []  # it is told with all others
+        if (
+            before is not None
+            and known.daemonset is not None
+            and known.daemonset is before.daemonset
+        ):
+            return [DaemonSetObserved(daemonset=known.daemonset)]  # a new status
         told = self._declare(key, known)
         if is_new or (before and before.daemonset is None):
             told = [*told, *self._orphans_again(key.namespace)]
@@ -331,14 +345,21 @@ class Cluster:
         declared: list[Observation] = [ListBegun("daemonsets")]
         for key, known in sorted(self.sets.items()):
             declared += self._declare(key, known)
-        return [*declared, ListEnded("daemonsets"), *self._orphans_again()]
+        # Of what cannot be read or used, the log keeps what it has: then the list does not say what is gone.
+        if not self._is_any_unknown():
+            declared.append(ListEnded("daemonsets"))
+        return [*declared, *self._orphans_again()]
+
+    def _is_any_unknown(self) -> bool:
+        unusable = any(known.daemonset is None for known in self.sets.values())
+        return unusable or self._unreadable_sets
 
     def _declare(self, key: SetKey, known: KnownSet) -> list[Observation]:
         if known.daemonset is None:
             return []
         revisions = (version.revision(key.name, known.api.uid) for version in self.versions_of(key))
         return [
-            *(RevisionRecorded(revision=found) for found in revisions if found is not None),
+            *(RevisionRecorded(revision=found) for found in revisions),
             DaemonSetObserved(daemonset=known.daemonset),
         ]
 
@@ -363,8 +384,10 @@ class Cluster:
         known = self.sets.get(key)
         if known is None:
             return []
-        found = self.history.in_namespace(key.namespace)
-        return [version for version in found if _is_of(version, known)]
+        owned = self.history.owned_by(key.namespace, known.api.uid)
+        orphans = self.history.owned_by(key.namespace, "")
+        found = [version for version in (*owned, *orphans) if _is_of(version, known)]
+        return sorted(found, key=number_order)
 
     def label_of(self, key: SetKey, revision: str) -> str:
         """Return what pods of a set carry that are made from a template; the template's hash if nothing else has it."""

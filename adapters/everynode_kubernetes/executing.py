@@ -7,6 +7,12 @@ not remembered. Sources: pkg/controller/controller_utils.go, controller_ref_mana
 
 from __future__ import annotations
 
+from everynode.core.claims import (
+    OWNER_REPLACED,
+    PREDECESSOR_ORPHANED,
+    SET_DELETED,
+    SET_ORPHANED,
+)
 from everynode.core.commands import (
     AdoptPod,
     Command,
@@ -41,6 +47,9 @@ from everynode_kubernetes.translate import controller_of, node_name_of
 
 STILL_STOPPING_RETRY_MS = 1_000
 
+SET_IS_NO_MORE = frozenset({OWNER_REPLACED, SET_DELETED, SET_ORPHANED, PREDECESSOR_ORPHANED})
+"""Reasons for which a pod has to go that hold only if the set that controls it is gone."""
+
 
 class Executor:
     """Carries commands out, any number at once.
@@ -57,6 +66,9 @@ class Executor:
 
     async def apply(self, command: Command) -> Outcome:
         """Make it so; see ``everynode.ports.Adapter.apply``."""
+        if command.reason in SET_IS_NO_MORE and await self._set_is_there(command):
+            text = f"DaemonSet {command.daemonset} is there; the fleet has another set of its name"
+            return outcome_of(command, "superseded", text)
         match command:
             case CreatePod():
                 return await self._create(command)
@@ -88,6 +100,11 @@ class Executor:
         body = await self._get(daemonset_path(command.namespace, command.daemonset))
         found = None if body is None else parse_daemonset(body)
         return found if found is not None and found.uid == command.daemonset_uid else None
+
+    async def _set_is_there(self, command: Command) -> bool:
+        """Say whether a set is alive that a fleet takes for gone: then its pods are nobody else's to touch (S1, S5)."""
+        now = await self._set_now(command)
+        return now is not None and now.metadata.deletion_timestamp is None
 
     async def _set_seen(self, command: Command) -> ApiDaemonSet | None:
         """Return the set of a command as it was last seen; it is looked up only if it was not."""

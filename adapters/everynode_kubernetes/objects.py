@@ -23,6 +23,11 @@ FAILURES_ANNOTATION = f"{PREFIX}failures"
 PROBE_LABEL = f"{PREFIX}probe"
 """On DaemonSets that only find out whether somebody looks after DaemonSets; the fleet is not told of them."""
 
+LABEL_LENGTH_MAX = 63
+
+PROBE_PREFIX = "everynode-probe-"
+"""How the names of such DaemonSets begin."""
+
 REVISION_LABEL = "controller-revision-hash"
 """On pods and ControllerRevisions: which version of the template (apps/v1 ControllerRevisionHashLabelKey)."""
 

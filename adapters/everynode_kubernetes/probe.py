@@ -18,7 +18,13 @@ import structlog
 from everynode.errors import EverynodeError, UnavailableError
 from everynode_kubernetes.answers import Refusal
 from everynode_kubernetes.client import ApiServer
-from everynode_kubernetes.objects import PREFIX, PROBE_LABEL, ApiObject, parse_daemonset
+from everynode_kubernetes.objects import (
+    PREFIX,
+    PROBE_LABEL,
+    PROBE_PREFIX,
+    ApiObject,
+    parse_daemonset,
+)
 from everynode_kubernetes.paths import daemonset_path, daemonsets_path
 from everynode_kubernetes.translate import time_ms
 
@@ -74,7 +80,7 @@ async def probe(server: ApiServer, namespace: str, *, wait_ms: int = WAIT_MS) ->
         UnavailableError: The API server does not answer.
         OutcomeUnknownError: As well.
     """
-    name = f"everynode-probe-{uuid4().hex[:12]}"
+    name = f"{PROBE_PREFIX}{uuid4().hex[:12]}"
     path = daemonset_path(namespace, name)
     try:
         made = await server.create(daemonsets_path(namespace), _daemonset(name))
@@ -109,7 +115,8 @@ async def _remove_stale(server: ApiServer, namespace: str, now_ms: int) -> None:
     """Delete the probes of processes that had no time to do it."""
     body = await server.get(daemonsets_path(namespace), {"labelSelector": PROBE_LABEL})
     for found in _list.decode(body).items or ():
-        if now_ms - time_ms(found.metadata.creation_timestamp) > STALE_MS:
+        is_probe = found.metadata.name.startswith(PROBE_PREFIX)
+        if is_probe and now_ms - time_ms(found.metadata.creation_timestamp) > STALE_MS:
             await _delete(server, daemonset_path(namespace, found.metadata.name))
 
 

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from everynode.errors import EverynodeError, RefusedError, UnavailableError
-from everynode_kubernetes.answers import Refusal, error_in_watch, shortened_text
+from everynode_kubernetes.answers import Refusal, error_in_watch
 from everynode_kubernetes.client import PAGE_ITEMS_MAX, ApiServer
 from everynode_kubernetes.nesting import decoded
 
@@ -281,7 +281,7 @@ class _Reflection(Generic[T]):
             return decoded(_page, body)
         except _UNREADABLE as error:
             message = f"GET {self._resource.path}: the answer is no list: {error}"
-            raise UnavailableError(f"{message}: {shortened_text(body)}") from error
+            raise UnavailableError(f"{message} ({len(body)} bytes)") from error
 
     def _believe(self, page: _Page) -> None:
         """Take a list's version, if it is not older than what was seen."""
@@ -359,7 +359,7 @@ class _Reflection(Generic[T]):
             event = decoded(_event, line)
         except _UNREADABLE as error:
             message = f"WATCH {self._resource.path}: a line is no event: {error}"
-            raise UnavailableError(f"{message}: {shortened_text(line)}") from error
+            raise UnavailableError(f"{message} ({len(line)} bytes)") from error
         if event.type == "ERROR":
             raise error_in_watch(f"WATCH {self._resource.path}", event.object)
         self._arrived()

@@ -6,7 +6,9 @@ differs from what was last seen, and only on objects of the very set that is mea
 
 from __future__ import annotations
 
+import asyncio
 import time
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -52,6 +54,8 @@ log = structlog.get_logger(__name__)
 INVALID_DAEMONSET = "InvalidDaemonSet"
 """The reason of events about sets that cannot be used as they are."""
 
+OWNERS_FIELD = "metadata.ownerReferences"
+
 NANOSECONDS_PER_MS = 1_000_000
 
 NAMES_TRIED_MAX = 5
@@ -74,18 +78,34 @@ class Showing:
         self._instance = instance
         self._statuses: dict[SetKey, Status] = {}  # of each set, what was reported last
         self._revisions: dict[SetKey, dict[str, Revision]] = {}  # by their hashes
+        self._writing: WeakValueDictionary[SetKey, asyncio.Lock] = WeakValueDictionary()
 
     async def report(self, report: Report) -> None:
         """Show it; see ``everynode.ports.Reporting.report``."""
         match report:
             case StatusReported(status=status):
-                await self._show_status(status)
+                async with self._alone(status.set_key):
+                    await self._show_status(status)
             case RevisionRecorded(revision=revision):
-                await self._keep_revision(revision)
+                async with self._alone(revision.set_key):
+                    await self._keep_revision(revision)
             case RevisionGone():
-                await self._forget_revision(report)
+                async with self._alone(report.set_key):
+                    await self._forget_revision(report)
             case NoticeReported(notice=notice):
                 await self._tell(notice)
+
+    def begin_anew(self) -> None:
+        """Forget what was to be shown: another process may have shown something newer since."""
+        self._statuses.clear()
+        self._revisions.clear()
+
+    def _alone(self, key: SetKey) -> asyncio.Lock:
+        """Return what keeps two from writing about one set at once, of which the older might come last."""
+        lock = self._writing.get(key)
+        if lock is None:
+            lock = self._writing[key] = asyncio.Lock()
+        return lock
 
     def _set(self, key: SetKey, uid: str = "") -> KnownSet | None:
         """Return a set that may be written about: it is there, it is meant, and it is not being deleted."""
@@ -118,19 +138,20 @@ class Showing:
     async def mend(self) -> None:
         """Show again what somebody else has overwritten or removed; what fails is left to the next time."""
         for key in list(self._statuses):
-            status = self._statuses.get(key)  # what was said last, also if that was just now
-            if status is None:
-                continue
             try:
-                await self._show_status(status)
+                async with self._alone(key):
+                    status = self._statuses.get(
+                        key
+                    )  # what was said last, also if that was just now
+                    if status is not None:
+                        await self._show_status(status)
             except EverynodeError as error:
                 log.warning("status not mended", daemonset=str(key), reason=str(error))
         for key in list(self._cluster.history_lost):
             self._cluster.history_lost.discard(key)
             try:
-                for hash_ in list(self._revisions.get(key, {})):
-                    revision = self._revisions.get(key, {}).get(hash_)
-                    if revision is not None:  # it may just have been let go of
+                async with self._alone(key):
+                    for revision in list(self._revisions.get(key, {}).values()):
                         await self._keep_revision(revision)
             except EverynodeError as error:
                 self._cluster.history_lost.add(key)
@@ -142,7 +163,7 @@ class Showing:
         """Have a ControllerRevision hold a template, under its number or a higher one."""
         known = self._set(revision.set_key, revision.daemonset_uid)
         if known is None:
-            self._revisions.pop(revision.set_key, None)
+            self._revisions.get(revision.set_key, {}).pop(revision.hash, None)
             return
         self._revisions.setdefault(revision.set_key, {})[revision.hash] = revision
         versions = self._cluster.versions_of(revision.set_key)
@@ -180,21 +201,23 @@ class Showing:
         try:
             await self._server.patch(path, patch, MERGE_PATCH)
         except Refusal as refusal:
-            if refusal.is_forbidden:
+            controlled = any(cause.field.startswith(OWNERS_FIELD) for cause in refusal.causes)
+            if not (refusal.is_not_found or refusal.is_of_another_uid or controlled):
                 raise
-            raise UnavailableError(
-                str(refusal)
-            ) from refusal  # it has changed; it is seen before long
+            raise UnavailableError(str(refusal)) from refusal  # what it is now is seen before long
 
     async def _make_revision(self, revision: Revision, known: KnownSet) -> None:
         owner = Owner(name=revision.daemonset, uid=revision.daemonset_uid)
-        name = controller_revision_name(revision.daemonset, revision.hash)
+        # Pods may still carry the label of one that is gone; under any other they would look outdated.
+        meant = self._cluster.history.label_meant(revision.namespace, known.api.uid, revision.hash)
+        label = meant or revision.hash
+        name = controller_revision_name(revision.daemonset, label)
         annotations = known.api.metadata.annotations or {}
         for attempt in range(NAMES_TRIED_MAX):
-            label = f"{revision.hash}-{attempt}" if attempt else revision.hash
-            tried = controller_revision_name(revision.daemonset, label)
+            ending = f"{label}-{attempt}" if attempt else label
+            tried = controller_revision_name(revision.daemonset, ending)
             body = controller_revision_for(
-                revision, owner, name=tried, label=revision.hash, annotations=annotations
+                revision, owner, name=tried, label=label, annotations=annotations
             )
             try:
                 await self._server.create(revisions_path(revision.namespace), body)

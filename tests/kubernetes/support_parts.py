@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from tests.kubernetes.support_api import Api, ApiError, Json
 from tests.kubernetes.support_control_plane import ControlPlane
 
@@ -137,7 +138,7 @@ class Place:
             body = json.loads(await ApiServer.get(self.server, resource.path))
             take(Begun())
             for item in body["items"]:
-                take(Present(resource.parse(json.dumps(item).encode())))
+                take(Present(resource.parse(msgspec.Raw(json.dumps(item).encode()))))
             take(Ended())
 
     # --- objects ---------------------------------------------------------------------------------
@@ -166,12 +167,15 @@ class Place:
         pod = {"metadata": metadata, "spec": spec}
         return await self.api.create(pods_path(self.namespace), pod)
 
+    async def _phase(self, name: str) -> str:
+        pod = await self.api.get(pod_path(self.namespace, name))
+        phase: str = pod["status"]["phase"]
+        return phase
+
     async def until_running(self, name: str = "agent-1") -> None:
         """Wait until a pod runs: from then on nobody changes it but the test."""
         async with asyncio.timeout(DEADLINE_S):
-            while (await self.api.get(pod_path(self.namespace, name)))["status"][
-                "phase"
-            ] != "Running":
+            while await self._phase(name) != "Running":  # noqa: ASYNC110 - another process
                 await asyncio.sleep(POLL_S)
 
     async def change(self, path: str, **metadata: Any) -> Json:
@@ -196,8 +200,10 @@ class Place:
 class _Nothing:
     """A log that has nothing."""
 
-    nodes: dict[Any, Any] = {}
-    pods: dict[Any, Any] = {}
+    def __init__(self) -> None:
+        """Nothing at all."""
+        self.nodes: dict[Any, Any] = {}
+        self.pods: dict[Any, Any] = {}
 
 
 def template(app: str, image: str = IMAGE) -> Json:

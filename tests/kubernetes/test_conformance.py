@@ -26,8 +26,8 @@ NODES = 3
 class KubernetesHarness(Harness):
     """A namespace of a control plane, with a set in it that the commands are about.
 
-    Its pods take no time to stop. kwok removes a pod that has stopped by its name alone, and would now and then take the
-    next one of that name with it; a kubelet goes by the uid.
+    Its pods take no time to stop. kwok removes a pod that has stopped by its name alone, and would now and then take
+    the next one of that name with it; a kubelet goes by the uid.
     """
 
     template = canonical(

@@ -226,11 +226,12 @@ class Log:
             case ListBegun(kind=kind):
                 self._named[kind] = set()
             case ListEnded(kind=kind):
-                known: dict[Any, Any] = {
+                tables: dict[str, dict[Any, Any]] = {
                     "nodes": self.nodes,
                     "pods": self.pods,
                     "daemonsets": self.sets,
-                }[kind]
+                }
+                known = tables[kind]
                 for key in known.keys() - self._named.pop(kind):
                     del known[key]
             case NodeObserved(node=node):

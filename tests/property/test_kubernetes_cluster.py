@@ -217,9 +217,7 @@ OFTEN = ("daemonset", "revision", "pod", "pod", "pod", "change_pod")
 number = st.integers(0, 95)
 operation = st.builds(
     Operation,
-    st.sampled_from(
-        [*WORLDLY, *OFTEN, "hear", "hear_some", "hear_some", "hear_all", "begin"]
-    ),
+    st.sampled_from([*WORLDLY, *OFTEN, "hear", "hear_some", "hear_some", "hear_all", "begin"]),
     number,
     number,
     number,

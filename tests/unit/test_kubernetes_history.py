@@ -9,6 +9,10 @@ from tests.unit.support_kubernetes_objects import api_revision
 from everynode_kubernetes.history import History
 from everynode_kubernetes.objects import REVISION_LABEL, ApiControllerRevision
 
+STATEFUL = [
+    {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "s", "uid": "u", "controller": True}
+]
+
 
 def version(
     name: str = "cr",
@@ -95,13 +99,13 @@ def test_as_a_revision() -> None:
 
 
 def test_in_the_order_of_numbers() -> None:
-    """Those of a namespace come in the order of their numbers, of one number in the order of their labels."""
+    """Those of one owner come in the order of their numbers, of one number in the order of their labels."""
     history = History()
     for name, number in (("c", 3), ("b", 1), ("a", 1), ("d", 2)):
         put(history, name=name, number=number, label=f"l-{name}")
     put(history, name="e", namespace="other")
 
-    assert ["a", "b", "d", "c"] == [each.api.metadata.name for each in history.in_namespace("ns")]
+    assert ["a", "b", "d", "c"] == [each.api.metadata.name for each in history.owned_by("ns", "")]
     assert [("ns", name) for name in "cbad"] + [("other", "e")] == history.names()
 
 
@@ -119,14 +123,34 @@ def test_something_else() -> None:
 def test_dropped() -> None:
     """One that is gone is returned once; what its label means is remembered."""
     history = History()
-    hash_ = put(history)
+    hash_ = put(history, owner="u1")
 
     gone = history.drop("ns", "cr")
 
     assert gone is not None
     assert hash_ == gone.hash
     assert history.drop("ns", "cr") is None
-    assert hash_ == history.explain("ns", "", "l")
+    assert hash_ == history.explain("ns", "u1", "l")
+    assert history.explain("ns", "u2", "l") is None
+    assert "l" == history.label_meant("ns", "u1", hash_)
+    assert history.label_meant("other", "u1", hash_) is None
+
+
+def test_somebody_elses() -> None:
+    """B1: what a StatefulSet controls is not kept."""
+    history = History()
+    api = api_revision(metadata={"namespace": "ns", "name": "cr", "ownerReferences": STATEFUL})
+
+    assert history.put(api) is None
+    assert [] == history.names()
+
+
+def test_a_name_too_long_for_a_label() -> None:
+    """What has no label and no name that could be one is meant by its content."""
+    taken = History().put(version(name="n" * 64, label=""))
+
+    assert taken is not None
+    assert taken.hash == taken.label
 
 
 def test_explained_by_its_own_set() -> None:
@@ -164,9 +188,10 @@ def test_forgotten() -> None:
     for owner in ("u1", "u2"):
         for label in ("l", f"own-{owner}"):
             put(history, name=f"{owner}-{label}", owner=owner, label=label)
+            history.drop("ns", f"{owner}-{label}")
 
     history.forget("u1")
 
     assert history.explain("ns", "u1", "own-u1") is None
-    assert history.explain("ns", "u1", "l") is not None
+    assert history.explain("ns", "u1", "l") is None
     assert history.explain("ns", "u2", "own-u2") is not None

@@ -47,7 +47,8 @@ def to_record(state: SetState, now_ms: int) -> RevisionRecorded | None:
             created_ms=now_ms,
             change_cause=daemonset.annotations.get(CHANGE_CAUSE_ANNOTATION, ""),
         )
-    elif last is not None and last.hash != known.hash:
+    elif (last is not None and last.hash != known.hash) or known.daemonset_uid != daemonset.uid:
+        # It was returned to, or a former set of this name had it.
         revision = structs.replace(known, number=number, daemonset_uid=daemonset.uid)
     else:
         return None

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 import structlog
+from msgspec import structs
 
 from everynode import wire
 from everynode.core.events import (
@@ -47,6 +48,16 @@ def _is_older(daemonset: DaemonSet, known: DaemonSet) -> bool:
     return daemonset.uid == known.uid and daemonset.generation < known.generation
 
 
+def _with_template_of(known: DaemonSet, daemonset: DaemonSet) -> DaemonSet:
+    """Let the template stand that the log has of this very generation: nobody has changed it.
+
+    It looks otherwise after an upgrade of an API server that fills in one field more; that is no reason to make all
+    pods anew (kubernetes#78633).
+    """
+    same = (known.uid, known.generation) == (daemonset.uid, daemonset.generation)
+    return structs.replace(daemonset, template=known.template) if same else daemonset
+
+
 class Declarations:
     """What a backend says of its sets, until it is on the log; a later word about the same takes the earlier's place.
 
@@ -76,7 +87,10 @@ class Declarations:
         self._waiting: dict[str, Declaration] = {}
         self._filled = asyncio.Event()
         self._listing: set[SetKey] | None = None
-        self._listed: frozenset[SetKey] | None = None
+        self._listed: set[SetKey] | None = None
+        self._in_list: set[str] = (
+            set()
+        )  # subjects of sets that were named by a complete list: that is the truth
         self._written: dict[str, Declaration] = {}  # by subject: what need not be compared again
 
     def begin_list(self) -> None:
@@ -87,7 +101,7 @@ class Declarations:
     def end_list(self) -> None:
         """All sets have been named; the others are gone."""
         if self._listing is not None:
-            self._listed = frozenset(self._listing)
+            self._listed = self._listing
             self._listing = None
             self._filled.set()
 
@@ -97,9 +111,14 @@ class Declarations:
 
     def put(self, declaration: Declaration) -> None:
         """Take what the adapter says."""
-        if isinstance(declaration, DaemonSetObserved) and self._listing is not None:
-            self._listing.add(declaration.daemonset.key)
         subject = self._bus.subjects.of(declaration)
+        self._in_list.discard(subject)
+        if isinstance(declaration, DaemonSetObserved):
+            for named in (self._listing, self._listed):
+                if named is not None:
+                    named.add(declaration.daemonset.key)
+            if self._listing is not None:
+                self._in_list.add(subject)
         self._waiting.pop(subject, None)  # it comes after everything that waits now
         self._waiting[subject] = declaration
         self._filled.set()
@@ -131,6 +150,7 @@ class Declarations:
         if self._listed is not None:
             await self._end_unlisted(self._listed)
             self._listed = None
+            self._in_list.clear()
         if not self._waiting and self._listed is None:
             self._filled.clear()
 
@@ -140,7 +160,7 @@ class Declarations:
             wire.decode_from(self._bus.subjects, subject, wire.encode(declaration))
             match declaration:
                 case DaemonSetObserved(daemonset=daemonset):
-                    await self._write_set(daemonset)
+                    await self._write_set(daemonset, is_listed=subject in self._in_list)
                 case DaemonSetGone():
                     await self._end_set(declaration)
                 case RevisionRecorded():
@@ -151,8 +171,10 @@ class Declarations:
 
     # --- sets ---------------------------------------------------------------------------------------------------------
 
-    async def _write_set(self, daemonset: DaemonSet) -> None:
+    async def _write_set(self, daemonset: DaemonSet, *, is_listed: bool) -> None:
         """Write a set as it is now, unless the log knows it so, or a later generation of it.
+
+        What a complete list says holds even if the log knows a later generation: the backend's store was restored.
 
         Raises:
             RefusedError: The adapter speaks of another backend's set, or the fleet has one of that name from elsewhere.
@@ -169,8 +191,10 @@ class Declarations:
                 f"daemonset {daemonset.key} of backend {self._backend}: the fleet has a set of that name from "
                 f"{came_from}; delete that one, or give each backend a fleet of its own"
             )
-        if before == daemonset or (before is not None and _is_older(daemonset, before)):
-            return
+        if before is not None:
+            daemonset = _with_template_of(before, daemonset)
+            if before == daemonset or (_is_older(daemonset, before) and not is_listed):
+                return
         await self._publish(DaemonSetObserved(daemonset=daemonset), known.sequence)
 
     async def _end_set(self, gone: DaemonSetGone) -> None:
@@ -179,7 +203,7 @@ class Declarations:
         if before is not None and (before.origin, before.uid) == (self._backend, gone.uid):
             await self._publish(gone, known.sequence, self._bus.tombstone_ttl_seconds)
 
-    async def _end_unlisted(self, listed: frozenset[SetKey]) -> None:
+    async def _end_unlisted(self, listed: set[SetKey]) -> None:
         view = await read_view(self._bus, ("daemonset",))
         for key, daemonset in sorted(view.daemonsets.items()):
             if daemonset.origin == self._backend and key not in listed:
@@ -211,17 +235,21 @@ class Declarations:
         await self._publish(declaration, 0 if last is None else last.sequence)
 
     async def _read(self, received: Received) -> wire.AnyMessage | None:
-        good: Received | None = received
-        while good is not None:
-            try:
-                return wire.decode_from(self._bus.subjects, good.subject, good.payload)
-            except MalformedMessageError:
-                good = await last_good(self._bus, received)
-        return None
+        try:
+            return wire.decode_from(self._bus.subjects, received.subject, received.payload)
+        except MalformedMessageError:
+            good = await last_good(self._bus, received)
+        return (
+            None
+            if good is None
+            else wire.decode_from(self._bus.subjects, good.subject, good.payload)
+        )
 
     async def _publish(
         self, message: Declaration, expected_sequence: int, ttl_seconds: int | None = None
     ) -> None:
-        outgoing = Outgoing(self._bus.subjects.of(message), wire.encode(message), ttl_seconds)
+        subject = self._bus.subjects.of(message)
+        outgoing = Outgoing(subject, wire.encode(message), ttl_seconds)
+        self._written.pop(subject, None)
         await self._bus.publish_fenced([outgoing], expected_sequence)
         self._counts.declared += 1

@@ -43,6 +43,8 @@ NOTICE_INTERVAL_MS = 10_000
 NOTICE_AGE_MAX_MS = (
     600_000  # when this starts, older ones have been told, or are of no use any more
 )
+AGAIN_INTERVAL_MS = 5_000
+"""How often all that holds for a set is told once more at most: two who write one status would never rest (L2)."""
 RETRY_FIRST_MS = 500
 RETRY_LAST_MS = 30_000
 
@@ -56,6 +58,7 @@ class _Told:
         self.waiting: dict[str, Report] = {}
         self.notices: dict[str, Notice] = {}  # by reason: joined
         self.told_ms: dict[str, int] = {}  # by reason: when it was told last
+        self.again_ms = -AGAIN_INTERVAL_MS  # when all of it was told once more
         self.failures = 0
         self.queued = False
         self.alarmed = False  # it will be queued when its next notice is due
@@ -93,13 +96,15 @@ class Reporter:
         self._clock = clock
         self._counts = counts
         self._sets: dict[SetKey, _Told] = {}
-        self._queue: asyncio.Queue[SetKey] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[SetKey, _Told]] = asyncio.Queue()  # each set once
         self._started_ms = 0
 
     def again(self, key: SetKey) -> None:
-        """Tell once more what holds for a set: somebody may have changed what the backend shows."""
+        """Tell once more what holds for a set, not too often: somebody may have changed what the backend shows."""
         told = self._sets.get(key)
-        if told is not None:
+        now_ms = self._clock.now_ms()
+        if told is not None and now_ms - told.again_ms >= AGAIN_INTERVAL_MS:
+            told.again_ms = now_ms
             told.waiting = {**told.last, **told.waiting}
             self._enqueue(key, told)
 
@@ -163,14 +168,13 @@ class Reporter:
     def _enqueue(self, key: SetKey, told: _Told) -> None:
         if not told.queued:
             told.queued = True
-            self._queue.put_nowait(key)
+            self._queue.put_nowait((key, told))
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
         while True:
-            key = await self._queue.get()
-            told = self._sets.get(key)
-            if told is None:
-                continue
+            key, told = await self._queue.get()
+            if self._sets.get(key) is not told:
+                continue  # the set is gone; there may be another one of its name
             try:
                 await self._tell(told)
             except (UnavailableError, OutcomeUnknownError) as error:
@@ -184,7 +188,7 @@ class Reporter:
                     reason=str(error),
                     wait_ms=wait_ms,
                 )
-                group.create_task(self._requeue_later(key, wait_ms))
+                group.create_task(self._requeue_later(key, told, wait_ms))
                 continue  # it stays queued
             told.failures = 0
             due_ms = told.notice_due_ms()
@@ -196,9 +200,9 @@ class Reporter:
                 wait_ms = max(0, due_ms - self._clock.now_ms())
                 group.create_task(self._enqueue_later(key, told, wait_ms))
 
-    async def _requeue_later(self, key: SetKey, wait_ms: int) -> None:
+    async def _requeue_later(self, key: SetKey, told: _Told, wait_ms: int) -> None:
         await self._clock.sleep_ms(wait_ms)
-        self._queue.put_nowait(key)
+        self._queue.put_nowait((key, told))
 
     async def _enqueue_later(self, key: SetKey, told: _Told, wait_ms: int) -> None:
         await self._clock.sleep_ms(wait_ms)
@@ -216,7 +220,7 @@ class Reporter:
         for reason, notice in sorted(told.notices.items(), key=lambda item: item[1].first_ms):
             if told.told_ms.get(reason, -NOTICE_INTERVAL_MS) + NOTICE_INTERVAL_MS > now_ms:
                 continue
-            del told.notices[reason]
+            told.notices.pop(reason, None)
             try:
                 await self._tell_one(NoticeReported(notice=notice))
             except (UnavailableError, OutcomeUnknownError):

@@ -98,7 +98,9 @@ def test_an_adapter_that_cannot_be_made(on_server: Everynode, new_fleet: str) ->
     assert nodes.code == 2
     unknown = on_server("adapter", "run", "nope", "--fleet", new_fleet)
     assert unknown.code == 1
-    assert unknown.err == "error: adapter 'nope' is not installed; there are: kubernetes, simulated\n"
+    assert (
+        unknown.err == "error: adapter 'nope' is not installed; there are: kubernetes, simulated\n"
+    )
     for name in ("run", "simulated"):
         words = ("adapter", *([name, "simulated"] if name == "run" else [name]))
         unfit = on_server(*words, "--fleet", new_fleet, "--option", "a=b")

@@ -16,6 +16,7 @@ from everynode.core.events import (
     PodObserved,
     RevisionGone,
     RevisionRecorded,
+    StatusGone,
     StatusReported,
 )
 from everynode.core.identity import canonical, revision_hash
@@ -162,6 +163,41 @@ class TestSets:
             await adapter.says.put([DaemonSetObserved(daemonset=a_set("marker"))])
             await eventually_on(bus, SetKey("ns", "marker"))
         assert 3 == (await sets_on(bus))[KEY].generation
+
+    async def test_a_complete_list_is_the_truth(self, bus: JetStreamBus) -> None:
+        """A backend that was restored from a copy has an earlier generation: what its list says holds."""
+        async with running(bus, KeepingAdapter(DaemonSetObserved(daemonset=a_set(generation=3)))):
+            await until(bus, "daemonset", bool)
+        async with running(bus, KeepingAdapter(DaemonSetObserved(daemonset=a_set(generation=1)))):
+            await until(bus, "daemonset", lambda said: len(said) == 2)
+        assert 1 == (await sets_on(bus))[KEY].generation
+
+    async def test_a_template_stands_as_long_as_its_generation(self, bus: JetStreamBus) -> None:
+        """A server that fills in one field more after an upgrade has not been asked for another template."""
+        filled = msgspec.Raw(canonical(b'{"metadata":{"labels":{"app":"a"}},"spec":{"new":1}}'))
+        adapter = KeepingAdapter(DaemonSetObserved(daemonset=a_set()))
+        async with running(bus, adapter):
+            again = a_set(template=filled, labels={"looked": "again"})
+            changed = a_set(template=filled, generation=2)
+            await adapter.says.put([DaemonSetObserved(daemonset=again)])
+            said = await until(bus, "daemonset", lambda said: len(said) == 2)
+            await adapter.says.put([DaemonSetObserved(daemonset=changed)])
+            await until(bus, "daemonset", lambda said: len(said) == 3)
+        assert [TEMPLATE] * 2 == [
+            bytes(one.daemonset.template) for one in said if isinstance(one, DaemonSetObserved)
+        ]
+        assert filled == (await sets_on(bus))[KEY].template
+
+    async def test_a_set_that_comes_while_a_list_is_written_stays(self, bus: JetStreamBus) -> None:
+        """What was made after the list was read is not gone because the list does not name it."""
+        first = [DaemonSetObserved(daemonset=a_set(f"set-{number}")) for number in range(20)]
+        adapter = KeepingAdapter(*first)
+        await adapter.says.put([DaemonSetObserved(daemonset=a_set("late"))])
+        async with running(bus, adapter):
+            await eventually_on(bus, SetKey("ns", "late"))
+            await adapter.says.put([DaemonSetObserved(daemonset=a_set("marker"))])
+            await eventually_on(bus, SetKey("ns", "marker"))
+        assert SetKey("ns", "late") in await sets_on(bus)
 
     async def test_a_set_made_anew_takes_the_place(self, bus: JetStreamBus) -> None:
         """Another uid is another set, however low its generation."""
@@ -372,6 +408,23 @@ class TestReports:
             await eventually(lambda: host.counts.reports_failed == 3)
             await say(bus, a_status(5))
             await eventually(lambda: a_status(5) in adapter.told)
+
+    async def test_a_set_that_is_made_anew_while_its_name_is_in_trouble(
+        self, bus: JetStreamBus
+    ) -> None:
+        """B1: what was to be told of a set that is gone does not come in the way of the next one of its name."""
+        adapter = KeepingAdapter()
+        adapter.fails = [UnavailableError("not now", retry_after_ms=50)]
+        async with running(bus, adapter) as host:
+            await say(bus, a_status())
+            await eventually(lambda: host.counts.reports_failed == 1)
+            gone = StatusGone(namespace="ns", daemonset="agent", daemonset_uid="agent-uid")
+            notices = [a_notice(reason) for reason in ("One", "Two", "Three")]
+            await say(bus, gone, a_status(7), *notices)
+            await eventually(lambda: len(adapter.told_of(NoticeReported)) == 3)
+            await say(bus, a_status(8))
+            await eventually(lambda: a_status(8) in adapter.told)
+        assert a_status(1) not in adapter.told
 
     async def test_a_set_that_is_seen_again_is_told_again(self, bus: JetStreamBus) -> None:
         """Somebody may have changed what the backend shows: the adapter compares."""

@@ -22,7 +22,7 @@ from everynode_kubernetes.access import Access
 from everynode_kubernetes.adapter import namespace_from
 from everynode_kubernetes.client import ApiServer
 from everynode_kubernetes.doctor import examine
-from everynode_kubernetes.objects import PROBE_LABEL
+from everynode_kubernetes.objects import PROBE_LABEL, PROBE_PREFIX
 from everynode_kubernetes.permissions import PERMISSIONS
 
 READER = "reader"
@@ -243,20 +243,21 @@ async def test_probes_that_were_left_behind(
 ) -> None:
     """An old probe is removed by the next one; one that may still be waited for, and other sets, are not."""
     path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets"
-    for name in ("left", "other"):
+    left, labelled = f"{PROBE_PREFIX}left", "only-labelled"
+    for name in (left, labelled, "other"):
         manifest = json.loads(daemonset_manifest(name, namespace))
-        if name == "left":
-            manifest["metadata"]["labels"][PROBE_LABEL] = name
+        if name != "other":
+            manifest["metadata"]["labels"][PROBE_LABEL] = "true"
         await api.create(path, manifest)
 
     found = await probe.probe(server, namespace, wait_ms=0)
     assert (False, "") == (found.owned, found.reason)
-    assert ["left"] == await probes(api, namespace)
+    assert [left, labelled] == await probes(api, namespace)
 
     monkeypatch.setattr(probe, "STALE_MS", 0)
     async with asyncio.timeout(DEADLINE_S):  # ages are known to the second
-        while await probes(api, namespace):
+        while await probes(api, namespace) != [labelled]:
             await probe.probe(server, namespace, wait_ms=0)
             await asyncio.sleep(POLL_S)
     listed = await api.get(path)
-    assert ["other"] == [item["metadata"]["name"] for item in listed["items"]]
+    assert [labelled, "other"] == [item["metadata"]["name"] for item in listed["items"]]

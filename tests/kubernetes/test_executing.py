@@ -8,6 +8,7 @@ the guard holds, when it does not, and when somebody changes what matters betwee
 from __future__ import annotations
 
 import json
+from typing import Any
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -33,11 +34,11 @@ from tests.kubernetes.support_parts import (
     template,
 )
 
-from everynode.core.commands import DeletePod
+from everynode.core.commands import DeletePod, ReleasePod
 from everynode.core.identity import revision_hash
 from everynode.errors import UnavailableError
 from everynode_kubernetes.answers import Refusal
-from everynode_kubernetes.executing import Executor
+from everynode_kubernetes.executing import SET_IS_NO_MORE, Executor
 from everynode_kubernetes.objects import REVISION_LABEL, parse_daemonset
 from everynode_kubernetes.paths import daemonset_path, node_path, pod_path, revisions_path
 from everynode_kubernetes.reflector import Changed
@@ -251,6 +252,23 @@ class TestDelete:
             assert "done" == (await apply(place, command)).result
             assert ["DELETE pods"] == place.server.verbs()
             assert 30 == stopping(await pod_now(place))
+
+    @pytest.mark.parametrize("kind", [DeletePod, ReleasePod])
+    @pytest.mark.parametrize("reason", sorted(SET_IS_NO_MORE))
+    async def test_the_set_is_there(self, place: Place, kind: type[Any], reason: str) -> None:
+        """S5: a fleet that has another set of a live set's name does not get at its pods, whatever it decided."""
+        daemonset, node = await place.daemonset(), await place.node()
+        pod = await place.pod(node["metadata"]["name"], owner=daemonset)
+        await place.see()
+
+        outcome = await apply(place, on_pod(kind, place, daemonset, pod, reason=reason))
+
+        assert "superseded" == outcome.result
+        assert (
+            pod["metadata"]["ownerReferences"]
+            == (await pod_now(place))["metadata"]["ownerReferences"]
+        )
+        assert stopping(await pod_now(place)) is None
 
     async def test_gone_already(self, place: Place) -> None:
         """A pod that is gone is done, and so is one whose name another one has: that one stays."""

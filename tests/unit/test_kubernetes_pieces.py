@@ -102,3 +102,26 @@ class TestNesting:
             decoded(self.decoder, b'{"a":%s}' % (b"[" * 1_000_000))
 
         assert usual == sys.getrecursionlimit()
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (rb'{"a":"\ud800"}', "\ufffd"),
+        (rb'{"a":"x\udfffy\uD83D"}', "x\ufffdy\ufffd"),
+        (rb'{"a":"\ud83d\ude00"}', "\U0001f600"),
+        (rb'{"a":"\ud800\ud83d\ude00"}', "\ufffd\U0001f600"),
+        (rb'{"a":"\\ud800","b":"\ud800"}', r"\ud800"),
+    ],
+)
+def test_half_surrogates_hide_nothing(text: bytes, read: str) -> None:
+    """L3: what an API server keeps and JSON does not allow is replaced, and everything else is read as it is."""
+    decoder = msgspec.json.Decoder(dict[str, str])
+
+    assert read == decoded(decoder, text)["a"]
+
+
+def test_what_is_no_json_is_still_none() -> None:
+    """Only half surrogates are mended."""
+    with pytest.raises(msgspec.DecodeError):
+        decoded(msgspec.json.Decoder(dict[str, str]), rb'{"a":"\ud800"')

@@ -8,8 +8,8 @@ the guard holds, when it does not, and when somebody changes what matters betwee
 from __future__ import annotations
 
 import json
-from typing import Any
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest

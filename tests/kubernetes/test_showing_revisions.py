@@ -176,7 +176,7 @@ class TestRevisions:
         assert "other" == now["metadata"]["ownerReferences"][0]["name"]
 
     async def test_written_in_another_way(self, place: Place) -> None:
-        """An API server lets no patch change one whose JSON is not canonical: it is tried again, and nothing is lost.
+        """An API server lets no patch change one whose JSON is not canonical: it is refused, nothing is lost.
 
         It compares the bytes of its content with those that a patch makes of it.
         """
@@ -184,7 +184,7 @@ class TestRevisions:
         await version(place, daemonset, as_kubernetes_does=False)
         await place.see()
 
-        with pytest.raises(UnavailableError, match="field is immutable"):
+        with pytest.raises(RefusedError, match="field is immutable"):
             await report(place, revision_of(daemonset, number=2))
 
         assert {NAME: 1} == {

@@ -75,6 +75,7 @@ class _Told(NamedTuple):
     uid: str
     owner: Owner | None
     node: str
+    label: str | None  # of the revision; ``None`` if only the log knows the pod
 
 
 class Cluster:
@@ -97,7 +98,8 @@ class Cluster:
         self._nodes = Names[str]()
         self._pods = Names[PodKey]()
         self._sets = Names[SetKey]()
-        self._unreadable_sets = False
+        self._unread_sets: set[SetKey] = set()  # the name is empty if not even that can be read
+        self._is_owed_an_end = False  # the list of sets that was told last could not say what is gone
         self._versions = Names[tuple[str, str]]()
         self._pods_listed = False
         self._told: dict[PodKey, _Told] = {}
@@ -176,7 +178,7 @@ class Cluster:
         known = () if self._known is None else self._known.pods.values()
         pods = [pod for pod in known if not key.name or pod.key == key]
         for pod in pods:  # its end is to be told, too, whoever told of it first
-            self._told.setdefault(pod.key, _Told(pod.uid, pod.owner, pod.node))
+            self._told.setdefault(pod.key, _Told(pod.uid, pod.owner, pod.node, None))
         return [PodObserved(pod=pod) for pod in pods]
 
     def _is_current(self, key: PodKey) -> bool:
@@ -213,9 +215,9 @@ class Cluster:
         node = node_name_of(api)
         if not node:
             return self._end_pod(key, api.uid, NOT_OURS)
-        self._told[key] = _Told(api.uid, owner, node)
         revision = self._revision_of(key, api, "" if owner is None else owner.uid)
         labels = api.metadata.labels or {}
+        self._told[key] = _Told(api.uid, owner, node, labels.get(REVISION_LABEL, ""))
         pod = pod_of(
             api,
             self._backend,
@@ -237,12 +239,20 @@ class Cluster:
         explained = self.history.explain(key.namespace, owner_uid, label) if label else ""
         if explained is None:
             self._unexplained.put(key, label, api)
-            known = None if self._known is None else self._known.pods.get(key)
-            # What the log has was explained once, by a version that is gone.
-            is_same = known is not None and known.uid == api.uid and known.revision
-            return known.revision if known is not None and is_same else label
+            return self._meant_before(key, api.uid, label) or label
         self._unexplained.drop(key)
         return explained
+
+    def _meant_before(self, key: PodKey, uid: str, label: str) -> str:
+        """Return what the log has of a pod that carries a label: a version that is gone explained it once."""
+        known = None if self._known is None else self._known.pods.get(key)
+        if known is None or known.uid != uid:
+            return ""
+        told = self._told.get(key)
+        before = None if told is None or told.uid != uid else told.label
+        if before is None and known.labels is not None:
+            before = known.labels.get(REVISION_LABEL, "")
+        return known.revision if before in {None, label} else ""
 
     def _end_pod(self, key: PodKey, uid: str, why: str) -> list[Observation]:
         told = self._told.get(key)
@@ -273,7 +283,7 @@ class Cluster:
         match said:
             case Begun():
                 self._sets.begin()
-                self._unreadable_sets = False
+                self._unread_sets.clear()
                 return []
             case Ended():
                 for key in self._sets.end(list(self.sets)):
@@ -289,20 +299,28 @@ class Cluster:
                     cascade="backend",
                     why=DELETED_THERE,
                 )
-                return [gone, *self._orphans_again(key.namespace)]
+                return [gone, *(self._list_owed() or self._orphans_again(key.namespace))]
             case Unreadable():
                 key = SetKey(said.namespace, said.name)
                 self._sets.add(key, is_name=said.name)
-                self._unreadable_sets |= self._sets.listing and key not in self.sets
+                if self._sets.listing and key not in self.sets:
+                    self._unread_sets.add(key)
                 return []
             case _:
-                return self._observe_set(said.item)
+                told = self._observe_set(said.item)
+                return self._list_owed() or told
+
+    def _list_owed(self) -> list[Observation]:
+        """Tell of all sets again as soon as a list of them can say what is gone, if the last one could not."""
+        is_due = self._is_owed_an_end and self._pods_listed and not self._sets.listing
+        return self._declare_all() if is_due and not self._is_any_unknown() else []
 
     def _observe_set(self, api: ApiDaemonSet) -> list[Observation]:
         if api.metadata.label(PROBE_LABEL) and api.metadata.name.startswith(PROBE_PREFIX):
             return []
         key = SetKey(api.metadata.namespace, api.metadata.name)
         self._sets.add(key)
+        self._unread_sets.discard(key)
         before = self.sets.get(key)
         known = self.sets[key] = self._read_set(api, before)
         is_new = before is None or before.api.uid != api.uid
@@ -310,12 +328,10 @@ class Cluster:
             self.history.forget(before.api.uid)
         if not self._pods_listed or self._sets.listing:
             return []  # it is told with all others
-        if (
-            before is not None
-            and known.daemonset is not None
-            and known.daemonset is before.daemonset
-        ):
-            return [DaemonSetObserved(daemonset=known.daemonset)]  # a new status
+        is_old = before is not None and known.daemonset is before.daemonset
+        # A new status; versions that a list has named are not told before its end, but for this.
+        if known.daemonset is not None and is_old and not self._versions.listing:
+            return [DaemonSetObserved(daemonset=known.daemonset)]
         told = self._declare(key, known)
         if is_new or (before and before.daemonset is None):
             told = [*told, *self._orphans_again(key.namespace)]
@@ -337,6 +353,7 @@ class Cluster:
         return known
 
     def _forget_set(self, key: SetKey) -> None:
+        self._unread_sets.discard(key)
         known = self.sets.pop(key, None)
         if known is not None:
             self.history.forget(known.api.uid)
@@ -346,13 +363,14 @@ class Cluster:
         for key, known in sorted(self.sets.items()):
             declared += self._declare(key, known)
         # Of what cannot be read or used, the log keeps what it has: then the list does not say what is gone.
-        if not self._is_any_unknown():
+        self._is_owed_an_end = self._is_any_unknown()
+        if not self._is_owed_an_end:
             declared.append(ListEnded("daemonsets"))
         return [*declared, *self._orphans_again()]
 
     def _is_any_unknown(self) -> bool:
         unusable = any(known.daemonset is None for known in self.sets.values())
-        return unusable or self._unreadable_sets
+        return unusable or bool(self._unread_sets)
 
     def _declare(self, key: SetKey, known: KnownSet) -> list[Observation]:
         if known.daemonset is None:

@@ -137,6 +137,10 @@ class World:
         """By the uid of a set, whichever it was: the ``app`` that it selects. It never changes."""
         self.meanings: dict[tuple[str, str], set[tuple[str, int]]] = {}
         """By namespace and label: the contents that ControllerRevisions, whichever, gave it."""
+        self.labels: dict[str, set[str]] = {}
+        """By the uid of a pod: the labels of revisions that it has carried."""
+        self.forgotten_labels: dict[str, set[str]] = {}
+        """Those that it carried in the days of processes that are gone."""
 
     def put(self, kind: str, name: Name, **says: Any) -> None:
         """Something appears, or changes; only what is named changes."""
@@ -148,6 +152,8 @@ class World:
         thing.says = {**thing.says, **says}
         if kind == "sets":
             self.selectors[thing.uid] = thing.says["app"]
+        if kind == "pods":
+            self.labels.setdefault(thing.uid, set()).add(thing.says["label"])
         if kind == "revisions":
             content = (thing.says["app"], thing.says["version"])
             label = label_of(*content) if thing.says["labelled"] else name[1]
@@ -294,6 +300,8 @@ class Observed:
         self.log.interrupted()
         self.world.queues.clear()
         if is_new_process:
+            labels = self.world.labels
+            self.world.forgotten_labels = {uid: set(labels[uid]) for uid in labels}
             self.cluster = Cluster(BACKEND)
         self.cluster.begin_anew(self.log)
         self._stages = list(STAGES)

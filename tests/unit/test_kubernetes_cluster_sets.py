@@ -48,7 +48,9 @@ class TestOrphans:
         """So are those of a set that can be used only now."""
         fixture = complete(a_pod(), sets=(a_set(annotations=NOWHERE),))
 
-        assert ["set ns/s u-s", "pod p of nobody"] == brief(fixture.sets(modified(a_set())))
+        told = fixture.sets(modified(a_set()))
+
+        assert ["[daemonsets", "set ns/s u-s", "daemonsets]", "pod p of nobody"] == brief(told)
 
     def test_a_change_is_no_news(self) -> None:
         """A set that only changes selects what it did: its orphans are not told again."""
@@ -163,12 +165,26 @@ class TestSets:
         assert [] == fixture.cluster.versions_of(SET)
 
     def test_usable_again(self) -> None:
-        """A set that can be used again is told, and nobody is told of trouble."""
+        """A set that can be used again is told, with the end of the list that it held up; nobody is told of trouble."""
         fixture = complete(sets=(a_set(annotations=NOWHERE),))
         fixture.cluster.troubled.clear()
 
-        assert ["set ns/s u-s"] == brief(fixture.sets(modified(a_set())))
+        told = fixture.sets(modified(a_set()))
+        again = fixture.sets(modified(a_set(generation=4)))
+
+        assert ["[daemonsets", "set ns/s u-s", "daemonsets]"] == brief(told)
+        assert ["set ns/s u-s"] == brief(again)
         assert [] == list(fixture.cluster.troubled)
+
+    def test_one_that_held_the_list_up_is_gone(self) -> None:
+        """What was deleted while nobody looked is gone from the log as soon as no set is in doubt any more."""
+        fixture = complete(sets=(a_set(annotations=NOWHERE), Unreadable("ns", "other", "")))
+
+        first = fixture.sets(deleted(a_set(annotations=NOWHERE)))
+        last = fixture.sets(modified(a_set("other")))
+
+        assert ["set ns/s gone"] == brief(first)
+        assert ["[daemonsets", "set ns/other u-s", "daemonsets]"] == brief(last)
 
     def test_a_strategy_with_a_mistake(self) -> None:
         """A set whose rollout cannot be read is told, paused, and people are to be told why."""

@@ -99,7 +99,9 @@ class Cluster:
         self._pods = Names[PodKey]()
         self._sets = Names[SetKey]()
         self._unread_sets: set[SetKey] = set()  # the name is empty if not even that can be read
-        self._is_owed_an_end = False  # the list of sets that was told last could not say what is gone
+        self._is_owed_an_end = (
+            False  # the list of sets that was told last could not say what is gone
+        )
         self._versions = Names[tuple[str, str]]()
         self._pods_listed = False
         self._told: dict[PodKey, _Told] = {}

@@ -26,9 +26,9 @@ from everynode.errors import (
     StaleError,
 )
 from everynode.ports import Clock, Outgoing
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.byhand import keep_what_was_done_by_hand
 from everynode.runtime.clock import SystemClock
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.view import last_good
 
 ATTEMPTS_MAX = 5
@@ -69,7 +69,7 @@ class KnownSet(NamedTuple):
 
 
 async def apply(
-    bus: JetStreamBus,
+    bus: FleetBus,
     daemonset: DaemonSet,
     *,
     dry_run: bool = False,
@@ -109,7 +109,7 @@ async def apply(
 
 
 async def amend(
-    bus: JetStreamBus,
+    bus: FleetBus,
     key: SetKey,
     change: Callable[[DaemonSet], DaemonSet],
     *,
@@ -144,7 +144,7 @@ async def amend(
 
 
 async def _write(
-    bus: JetStreamBus, key: SetKey, plan: Callable[[KnownSet], Applied], *, dry_run: bool
+    bus: FleetBus, key: SetKey, plan: Callable[[KnownSet], Applied], *, dry_run: bool
 ) -> Applied:
     """Publish what is planned on top of what is known, and begin anew when that has changed meanwhile."""
     tried: Applied | None = None
@@ -172,7 +172,7 @@ async def _write(
             return planned._replace(sequence=sequence)
 
 
-async def delete(bus: JetStreamBus, key: SetKey, cascade: Cascade = "background") -> bool:
+async def delete(bus: FleetBus, key: SetKey, cascade: Cascade = "background") -> bool:
     """Make it so that a set is no longer wanted.
 
     Args:
@@ -218,7 +218,7 @@ async def delete(bus: JetStreamBus, key: SetKey, cascade: Cascade = "background"
             return True
 
 
-async def read_set(bus: JetStreamBus, key: SetKey) -> KnownSet:
+async def read_set(bus: FleetBus, key: SetKey) -> KnownSet:
     """Read what the log knows of a set; a message that cannot be read does not hide the one before it.
 
     Raises:

@@ -44,14 +44,15 @@ class Claim:
         bus: The fleet's log.
         subject: Where the holder answers.
         clock: Time to wait by.
+        host_id: Tells this host from all others; drawn if there is none.
     """
 
-    def __init__(self, bus: Bus, subject: str, clock: Clock) -> None:
+    def __init__(self, bus: Bus, subject: str, clock: Clock, host_id: str = "") -> None:
         """Hold nothing yet."""
         self._bus = bus
         self._subject = subject
         self._clock = clock
-        self._id = secrets.token_hex(8)
+        self._id = host_id or secrets.token_hex(8)
         self._held: Holder | None = None
         self._lost = asyncio.Event()
         self.waits = 0

@@ -32,8 +32,8 @@ from everynode.errors import (
 )
 from everynode.ports import Clock, Declaration, Outgoing, Received
 from everynode.runtime.applying import read_set
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.counts import HostCounts
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.view import last_good, read_view
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class Declarations:
 
     def __init__(
         self,
-        bus: JetStreamBus,
+        bus: FleetBus,
         backend: str,
         ready: Callable[[], Awaitable[None]],
         clock: Clock,

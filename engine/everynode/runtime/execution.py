@@ -37,9 +37,9 @@ from everynode.errors import (
     UnavailableError,
 )
 from everynode.ports import Adapter, Clock, Delivery, Outgoing
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.failures import traceback_of
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.ledger import Place
 from everynode.runtime.logbook import Logbook
 from everynode.runtime.templates import Templates
@@ -114,7 +114,7 @@ class Execution:
     def __init__(
         self,
         *,
-        bus: JetStreamBus,
+        bus: FleetBus,
         adapter: Adapter,
         logbook: Logbook,
         clock: Clock,

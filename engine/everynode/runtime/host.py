@@ -20,13 +20,13 @@ from everynode import wire
 from everynode.core.values import SetKey
 from everynode.errors import EverynodeError, StaleError, UnavailableError
 from everynode.ports import Adapter, Clock, Controllable, Reporting
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.claim import Claim
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.declaring import Declarations
 from everynode.runtime.execution import Execution, ExecutionLimits
 from everynode.runtime.failures import traceback_of
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.logbook import Logbook
 from everynode.runtime.observing import ObserveLimits, Observer
 from everynode.runtime.reporting import Reporter
@@ -55,14 +55,16 @@ class AdapterHost:
         adapter: The backend.
         settings: How it behaves.
         clock: Time to wait by.
+        host_id: Tells this host from others of the backend; drawn if there is none.
     """
 
     def __init__(
         self,
-        bus: JetStreamBus,
+        bus: FleetBus,
         adapter: Adapter,
         settings: HostSettings | None = None,
         clock: Clock | None = None,
+        host_id: str = "",
     ) -> None:
         """Prepare; nothing is read before ``run``."""
         self.listed = asyncio.Event()
@@ -75,7 +77,7 @@ class AdapterHost:
         self._logbook: Logbook | None = None
         self._reporter: Reporter | None = None
         subject = f"{bus.subjects.prefix}.host.{wire.token(adapter.backend)}"
-        self._claim = Claim(bus, subject, self._clock)
+        self._claim = Claim(bus, subject, self._clock, host_id)
 
     @property
     def published_sequence(self) -> int:

@@ -13,13 +13,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import structlog
 from nats.aio.msg import Msg
 
 from everynode.errors import EverynodeError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Outgoing, Received
+from everynode.runtime.bus import LogPosition
 from everynode.runtime.delivering import CommandConsumer, CommandDelivery
 from everynode.runtime.failures import traceback_of
 from everynode.runtime.following import Delivered, Follower, milliseconds
@@ -40,20 +41,6 @@ MESSAGE_NOT_FOUND = 10037
 _NANOSECONDS = 1_000_000_000
 
 log = structlog.get_logger(__name__)
-
-
-class LogPosition(NamedTuple):
-    """Where LOG begins and ends.
-
-    Attributes:
-        first_sequence: The first message that it still has; one more than the last if it has none.
-        last_sequence: The last message that it took in; 0 if there was none.
-        last_time_ms: When that was; 0 if there was none.
-    """
-
-    first_sequence: int
-    last_sequence: int
-    last_time_ms: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +88,7 @@ async def connect(
 
 
 class JetStreamBus:
-    """Implements ``ports.Bus``. Made by ``connect``; an async context manager.
+    """Implements ``bus.FleetBus``. Made by ``connect``; an async context manager.
 
     Attributes:
         subjects: The fleet's subjects.

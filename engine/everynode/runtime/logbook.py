@@ -18,8 +18,8 @@ from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.values import PodKey
 from everynode.errors import MalformedMessageError, RefusedError
 from everynode.ports import Clock, Outgoing, Received
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.counts import HostCounts
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.ledger import Fact, Ledger
 from everynode.runtime.outbox import Outbox
 from everynode.runtime.view import last_good
@@ -40,7 +40,7 @@ class Logbook:
 
     def __init__(
         self,
-        bus: JetStreamBus,
+        bus: FleetBus,
         backend: str,
         clock: Clock,
         counts: HostCounts,

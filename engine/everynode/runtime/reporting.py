@@ -31,9 +31,9 @@ from everynode.errors import (
     UnavailableError,
 )
 from everynode.ports import Clock, Received, Report, Reporting
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.failures import traceback_of
-from everynode.runtime.jetstream import JetStreamBus
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +83,7 @@ class Reporter:
 
     def __init__(
         self,
-        bus: JetStreamBus,
+        bus: FleetBus,
         adapter: Reporting,
         backend: str,
         clock: Clock,

@@ -18,8 +18,8 @@ from everynode.errors import RefusedError
 from everynode.ports import Clock
 from everynode.runtime import byhand
 from everynode.runtime.applying import Applied, amend
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.clock import SystemClock, timestamp
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.view import read_view
 
 PREVIOUS = 0
@@ -33,7 +33,7 @@ class Undone(NamedTuple):
     revision: Revision
 
 
-async def pause(bus: JetStreamBus, key: SetKey, *, clock: Clock | None = None) -> Applied:
+async def pause(bus: FleetBus, key: SetKey, *, clock: Clock | None = None) -> Applied:
     """Keep a set's rollout from replacing pods, until ``resume``, whatever its manifest says.
 
     Raises:
@@ -51,7 +51,7 @@ async def pause(bus: JetStreamBus, key: SetKey, *, clock: Clock | None = None) -
     return await amend(bus, key, change)
 
 
-async def resume(bus: JetStreamBus, key: SetKey) -> Applied:
+async def resume(bus: FleetBus, key: SetKey) -> Applied:
     """Let a paused rollout go on.
 
     Raises:
@@ -68,7 +68,7 @@ async def resume(bus: JetStreamBus, key: SetKey) -> Applied:
     return await amend(bus, key, change)
 
 
-async def restart(bus: JetStreamBus, key: SetKey, *, clock: Clock | None = None) -> Applied:
+async def restart(bus: FleetBus, key: SetKey, *, clock: Clock | None = None) -> Applied:
     """Have all pods of a set made anew, by a rollout.
 
     Raises:
@@ -88,7 +88,7 @@ async def restart(bus: JetStreamBus, key: SetKey, *, clock: Clock | None = None)
 
 
 async def undo(
-    bus: JetStreamBus, key: SetKey, to_revision: int = PREVIOUS, *, dry_run: bool = False
+    bus: FleetBus, key: SetKey, to_revision: int = PREVIOUS, *, dry_run: bool = False
 ) -> Undone:
     """Give a set back a template that it had.
 

@@ -17,7 +17,7 @@ from everynode.core.events import RevisionRecorded
 from everynode.core.identity import revision_hash
 from everynode.errors import MalformedMessageError, UnavailableError
 from everynode.ports import Received
-from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.view import last_good
 
 TEMPLATES_REMEMBERED_MAX = 256
@@ -35,7 +35,7 @@ class Templates:
 
     def __init__(
         self,
-        bus: JetStreamBus,
+        bus: FleetBus,
         subjects: wire.Subjects,
         remembered_max: int = TEMPLATES_REMEMBERED_MAX,
     ) -> None:

@@ -29,7 +29,7 @@ from everynode.core.identity import shard_of
 from everynode.core.values import DaemonSet, Node, NodeKey, Pod, PodKey, Revision, SetKey, Status
 from everynode.errors import MalformedMessageError, StaleError
 from everynode.ports import Received
-from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.bus import FleetBus
 
 MALFORMED_ENTRIES_MAX = 1_000
 READS_IN_VAIN_MAX = 2  # how often STATE is read although LOG could not be followed from there
@@ -116,9 +116,7 @@ class FleetView:
                 pass  # decisions, commands and the like are no state
 
 
-async def read_view(
-    bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None = None
-) -> FleetView:
+async def read_view(bus: FleetBus, kinds: Sequence[str], key: SetKey | None = None) -> FleetView:
     """Read what there is now, one's own writes included: STATE, and what it has not yet taken over from LOG.
 
     A subject whose last message cannot be read is shown as its last good message in LOG has it, so that garbage never
@@ -140,7 +138,7 @@ async def read_view(
 
 
 async def _fold_all(
-    bus: JetStreamBus, view: FleetView, messages: AsyncGenerator[list[Received]]
+    bus: FleetBus, view: FleetView, messages: AsyncGenerator[list[Received]]
 ) -> None:
     async with aclosing(messages) as chunks:
         async for chunk in chunks:
@@ -152,7 +150,7 @@ async def _fold_all(
 
 
 async def follow_view(
-    bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None = None
+    bus: FleetBus, kinds: Sequence[str], key: SetKey | None = None
 ) -> AsyncGenerator[FleetView]:
     """Read what there is now, then again whenever something has changed.
 
@@ -188,7 +186,7 @@ async def follow_view(
 
 
 async def last_good(
-    bus: JetStreamBus, malformed: Received, usable: Callable[[Received], bool] | None = None
+    bus: FleetBus, malformed: Received, usable: Callable[[Received], bool] | None = None
 ) -> Received | None:
     """Find the last message before a malformed one on its subject that can be used, in LOG.
 
@@ -217,7 +215,7 @@ async def last_good(
     return good
 
 
-def _readable(bus: JetStreamBus, received: Received) -> bool:
+def _readable(bus: FleetBus, received: Received) -> bool:
     try:
         wire.decode_from(bus.subjects, received.subject, received.payload)
     except MalformedMessageError:
@@ -225,7 +223,7 @@ def _readable(bus: JetStreamBus, received: Received) -> bool:
     return True
 
 
-def _subjects(bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None) -> list[str]:
+def _subjects(bus: FleetBus, kinds: Sequence[str], key: SetKey | None) -> list[str]:
     subjects = bus.subjects
     if key is None:
         return [subjects.of_kind(kind) for kind in kinds]

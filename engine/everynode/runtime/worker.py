@@ -30,9 +30,9 @@ from everynode.errors import (
     UnavailableError,
 )
 from everynode.ports import Clock, Outgoing, Received
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.failures import traceback_of
-from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.view import last_good
 
 log = structlog.get_logger(__name__)
@@ -93,7 +93,7 @@ class Worker:
 
     def __init__(
         self,
-        bus: JetStreamBus,
+        bus: FleetBus,
         name: str,
         limits: Limits | None = None,
         clock: Clock | None = None,

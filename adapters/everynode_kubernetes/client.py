@@ -1,8 +1,8 @@
 """The connection to an API server: raw bytes in and out.
 
 The adapter, the reflector and the doctor talk to the cluster through ``ApiServer``. This is the only module that
-uses kubernetes_asyncio: kubeconfig files with contexts, exec plugins and tokens, in-cluster credentials, TLS and the
-connection pool are its work. Its model classes are not used. Nothing here knows what an object looks like.
+uses kubernetes_asyncio: kubeconfig files with contexts, exec plugins and tokens and in-cluster credentials are its
+work. Its model classes and its connections are not used. Nothing here knows what an object looks like.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import aiohttp
 import msgspec
 import structlog
 from kubernetes_asyncio.client import Configuration
-from kubernetes_asyncio.client.rest import RESTClientObject
 from kubernetes_asyncio.config import ConfigException, load_incluster_config, load_kube_config
 from yarl import URL
 
@@ -25,6 +24,7 @@ from everynode._version import __version__
 from everynode.errors import ConfigurationError, OutcomeUnknownError, UnavailableError
 from everynode_kubernetes.access import Access
 from everynode_kubernetes.answers import continue_token_in, error_of, shortened_text
+from everynode_kubernetes.connections import Connections, tls_context
 from everynode_kubernetes.lines import Lines
 from everynode_kubernetes.pacing import Pace
 from everynode_kubernetes.proxies import Proxy, proxy_for
@@ -331,7 +331,7 @@ class _Session:
     """Connections that are made with one reading of the configuration, and its credentials."""
 
     configuration: Configuration
-    rest: RESTClientObject
+    connections: Connections
     http: aiohttp.ClientSession
     base: URL
     proxy: Proxy | None
@@ -392,7 +392,7 @@ class _Session:
     async def close(self) -> None:
         """Close its connections; repeating this is harmless."""
         await self.http.close()
-        await self.rest.close()
+        await self.connections.close()
 
     async def _close_if_done(self) -> None:
         """Close it if another one has taken its place and nobody uses it."""
@@ -407,9 +407,6 @@ async def _load(access: Access) -> _Session:
         ConfigurationError: Something in it cannot be used.
     """
     configuration = Configuration()
-    configuration.connection_pool_maxsize = access.connections_max
-    # Since Python 3.13 certificates must have extensions that those of many clusters lack, which kubectl accepts.
-    configuration.disable_strict_ssl_verification = True
     try:
         async with asyncio.timeout(CREDENTIALS_TIMEOUT_MS / MS_PER_SECOND):
             if access.in_cluster:
@@ -453,10 +450,17 @@ def _session(access: Access, configuration: Configuration) -> _Session:
         raise ConfigurationError(
             f"{access}: the cluster's server is {shown!r}; it must be an http(s) URL"
         )
-    rest = RESTClientObject(configuration)
-    # The library's own session would look into ~/.netrc and the environment anew, in a thread, for each request.
+    tls = tls_context(
+        ca_file=configuration.ssl_ca_cert,
+        cert_file=configuration.cert_file,
+        key_file=configuration.key_file,
+        verify=configuration.verify_ssl,
+        # Since Python 3.13 certificates must have extensions that those of many clusters lack, which kubectl accepts.
+        strict=False,
+    )
+    connections = Connections(access.connections_max, tls)
     http = aiohttp.ClientSession(
-        connector=rest.pool_manager.connector,
+        connector=connections.connector,
         connector_owner=False,
         timeout=aiohttp.ClientTimeout(
             total=None,
@@ -472,7 +476,7 @@ def _session(access: Access, configuration: Configuration) -> _Session:
     )
     return _Session(
         configuration=configuration,
-        rest=rest,
+        connections=connections,
         http=http,
         base=base,
         proxy=proxy_for(base, configuration.proxy),

@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from everynode_kubernetes.connections import Connections
+
 CONNECTIONS_MAX = 64
 REQUEST_SECONDS_MAX = 30
 EVENT_BYTES_MAX = 4 * 1024**2
@@ -127,13 +129,15 @@ class Api:
         """Connect to nothing yet."""
         self._identity = identity
         self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
 
     async def __aenter__(self) -> Self:
         """Open the pool of connections."""
         token = self._identity.token
+        self._connections = Connections(CONNECTIONS_MAX, self._identity.tls())
         self._session = aiohttp.ClientSession(
             self._identity.server,
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=self._identity.tls()),
+            connector=self._connections.connector,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             read_bufsize=EVENT_BYTES_MAX,
         )
@@ -147,6 +151,8 @@ class Api:
     ) -> None:
         """Close all connections."""
         await self.session.close()
+        if self._connections is not None:
+            await self._connections.close()
 
     @property
     def session(self) -> aiohttp.ClientSession:

@@ -21,6 +21,8 @@ from tests.kubernetes.support_control_plane import ControlPlane
 from tests.kubernetes.support_processes import free_port
 from yarl import URL
 
+from everynode_kubernetes.connections import Connections
+
 FOREVER = 1 << 62
 OF_ONE_CONNECTION = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
 """Headers that are no business of the other connection; content-length is worked out anew."""
@@ -112,9 +114,11 @@ class StormProxy:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(*authority.server(f"storm-{self.port}"))
         upstream_tls = ssl.create_default_context(cafile=str(authority.certificate))
+        connections = Connections(0, upstream_tls)
+        self._open.push_async_callback(connections.close)
         self._upstream = await self._open.enter_async_context(
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=upstream_tls),
+                connector=connections.connector,
                 auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(total=None),
             )

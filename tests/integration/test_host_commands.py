@@ -1,6 +1,7 @@
 """Commands on a real server: what an adapter host makes of them, whatever goes wrong."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -277,6 +278,25 @@ class TestCommands:
             await until_acknowledged(bus, BACKEND)
         assert len(adapter.applied) == 1
         assert host.counts.repeated == 0
+
+    async def test_a_process_that_stood_still(self, bus: JetStreamBus) -> None:
+        """S1, S5: what came before a standstill is given back, not carried out: others may have it by now."""
+        nodes = generate_nodes(2, 1, BACKEND)
+
+        class StandsStill(ScriptedAdapter):
+            async def apply(self, command: Command) -> Outcome:
+                if not self.applied:
+                    time.sleep(0.6)  # noqa: ASYNC251 - as if the whole process had been stopped
+                return await super().apply(command)
+
+        adapter = StandsStill(BACKEND, nodes)
+        settings = quick(standstill_ms_max=200, progress_interval_ms=50, concurrency_max=1)
+        async with running(bus, adapter, settings):
+            await say(bus, revision(), *map(create, nodes))
+            found = await outcomes(bus, 2)
+
+        assert {"done"} == {outcome.result for outcome in found}
+        assert adapter.observed >= 2
 
     async def test_secrets_of_a_template_are_not_logged(
         self, bus: JetStreamBus, capsys: pytest.CaptureFixture[str]

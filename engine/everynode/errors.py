@@ -5,6 +5,7 @@
     ├── RefusedError              permanent: report it, do not repeat it
     │   ├── InvalidObjectError        a document that a person wrote is wrong; all its problems at once
     │   ├── MalformedMessageError     a message from the bus is wrong; the next ones are unaffected
+    │   ├── RecordingError            a recorded log cannot be read, or only in part
     │   └── ConfigurationError        a setting, a server or a stream is not what this program needs
     ├── UnavailableError          transient: wait ``retry_after_ms`` and repeat
     ├── OutcomeUnknownError       it may or may not have happened: look before acting again
@@ -64,6 +65,10 @@ class InvalidObjectError(RefusedError):
 
 class MalformedMessageError(RefusedError):
     """A message from the bus cannot be used; it is reported and skipped."""
+
+
+class RecordingError(RefusedError):
+    """A recorded log cannot be read, or only in part; the message says how far it could be."""
 
 
 class ConfigurationError(RefusedError):

@@ -51,10 +51,6 @@ CORE_MAY_NOT_USE = {
 }
 NO_MOCKS_BELOW = ("tests/unit/core", "tests/simulation")
 
-PROVEN_LATER = {
-    "S7": "it is about running a recorded log again, which is not part of the engine yet",
-}
-
 Rule = Callable[[str], list[str]]
 
 
@@ -238,8 +234,7 @@ def test_every_promise_has_a_test() -> None:
     for path in python_files("engine/everynode/testing"):
         cited |= cited_ids(path.read_text(encoding="utf-8"), promises, tests_only=True)
 
-    assert sorted(set(promises) - cited - set(PROVEN_LATER)) == [], "no test cites these promises"
-    assert sorted(cited.intersection(PROVEN_LATER)) == [], "proven by now: strike from PROVEN_LATER"
+    assert sorted(set(promises) - cited) == [], "no test cites these promises"
 
 
 def test_source_roots_are_not_packages() -> None:

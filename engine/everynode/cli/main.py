@@ -42,6 +42,7 @@ class Entry(NamedTuple):
 _RUN = "Run"
 _SETS = "DaemonSets"
 _FLEET = "Fleet"
+_TIME = "Time travel"
 
 COMMANDS = {
     "up": Entry("up", _RUN),
@@ -54,6 +55,8 @@ COMMANDS = {
     "explain": Entry("explain", _SETS),
     "rollout": Entry("rollout", _SETS),
     "events": Entry("events", _SETS),
+    "record": Entry("record", _TIME),
+    "replay": Entry("replay", _TIME),
     "fleet": Entry("fleet", _FLEET),
     "doctor": Entry("doctor", _FLEET),
     "simulate": Entry("simulate", _FLEET),

@@ -1,11 +1,12 @@
 """Durations and sizes as people type and read them: `7d`, `90s`, `10GiB`.
 
-Used by `fleet`, `rollout` and `events`.
+Used by `fleet`, `rollout`, `events`, `record` and `replay`.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import typer
 
@@ -54,6 +55,33 @@ def parse_duration_ms(text: str, option: str) -> int:
             param_hint=option,
         )
     return sum(int(number) * _MILLISECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+
+
+def parse_moment_ms(text: str, now_ms: int, option: str) -> int:
+    """Read a point in time: a duration before now such as `24h`, or RFC 3339; in ms since 1970.
+
+    Args:
+        text: What was typed.
+        now_ms: The time now.
+        option: After which option; for the error.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    if _DURATION.fullmatch(text):
+        return now_ms - parse_duration_ms(text, option)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r}: write a time as in 2024-05-06T07:08:09Z, or a duration before now, as in 24h",
+            param_hint=option,
+        ) from error
+    if moment.tzinfo is None:
+        raise typer.BadParameter(
+            f"{text!r}: say in which time zone, as in {text}Z", param_hint=option
+        )
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
 def parse_bytes(text: str) -> int:

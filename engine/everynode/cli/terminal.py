@@ -6,8 +6,10 @@ whole names; in a terminal they may carry colour, unless `--no-color` or NO_COLO
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -36,6 +38,43 @@ def discard_stdout() -> None:
 def error_console() -> Console:
     """Make a console on stderr, for progress and for what is shown live."""
     return Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def progress_of(what: str, begins: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr, if it is a terminal, how far a long work has come; nothing is left of it then.
+
+    Args:
+        what: What is done.
+        begins: Where it begins, in whatever is counted.
+
+    Yields:
+        To be called with where the work is, and where it ends.
+    """
+    if not stderr_is_terminal():
+        yield lambda _now, _end: None
+        return
+    from rich.progress import (  # noqa: PLC0415 - takes long
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=error_console(), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def show(now: int, end: int) -> None:
+            bar.update(task, completed=now - begins, total=max(end - begins, 1))
+
+        yield show
 
 
 def _message(label: str, style: str, text: str) -> None:

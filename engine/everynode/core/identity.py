@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 
-from everynode.core.values import SetKey
+from everynode.core.values import DaemonSet, SetKey
+from everynode.errors import InvalidObjectError, Problem
 
 POD_NAME_LENGTH_MAX = 63  # a pod's name is also its host name: one DNS label
 _POD_HASH_LENGTH = 13  # 52 bits: among 100,000 pods of a set, two of one name are one in a million
@@ -90,3 +92,20 @@ def shard_of(key: SetKey, shards: int) -> int:
     """Say which shard a set belongs to: 0 to ``shards`` - 1, the same in every process for ever."""
     digest = hashlib.blake2b(f"{key.namespace}\x00{key.name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) % shards
+
+
+def revision_of(daemonset: DaemonSet) -> str:
+    """Name a set's template by its content.
+
+    Raises:
+        InvalidObjectError: It cannot be read.
+    """
+    try:
+        return revision_hash(daemonset.template)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        problem = Problem("spec.template", f"is no JSON document: {error}")
+        raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,)) from error
+
+
+RevisionOf = Callable[[DaemonSet], str]
+"""Says what a set's template is called; ``revision_of``, unless something was taken out of the template."""

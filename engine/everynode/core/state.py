@@ -14,8 +14,6 @@ from __future__ import annotations
 import heapq
 from typing import NamedTuple
 
-import msgspec
-
 from everynode.core.budget import check_strategy
 from everynode.core.commands import (
     AdoptPod,
@@ -41,14 +39,13 @@ from everynode.core.events import (
     StatusReported,
     Tick,
 )
-from everynode.core.identity import revision_hash
+from everynode.core.identity import RevisionOf, revision_of
 from everynode.core.index import NodeChange, NodeIndex
 from everynode.core.orphans import Orphans
 from everynode.core.pacing import NEVER_MS, Limits
 from everynode.core.selectors import check_selector, selects
 from everynode.core.setstate import SetState
-from everynode.core.values import DaemonSet, Message, NodeKey, Pod, PodKey, SetKey
-from everynode.errors import InvalidObjectError, Problem
+from everynode.core.values import Message, NodeKey, Pod, PodKey, SetKey
 
 JOURNAL_ENTRIES_MAX = 65_536
 """Changed nodes that are remembered one by one; a set that is further behind looks at all nodes."""
@@ -112,14 +109,19 @@ class FleetState:
         dirty: Sets to look at: something has happened that may ask for a decision or change their status.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, naming: RevisionOf | None = None) -> None:
         """Start before the first message.
+
+        Args:
+            limits: What may be pending, and how long anything is remembered.
+            naming: Says what a set's template is called; by its content, if nobody says otherwise.
 
         Raises:
             ConfigurationError: A limit is out of its range.
         """
         limits.check()
         self.limits = limits
+        self._revision_of = naming or revision_of
         self.index = NodeIndex()
         self.sets: dict[SetKey, SetState] = {}
         self.sequence = 0
@@ -302,7 +304,7 @@ class FleetState:
     def _daemonset_observed(self, message: DaemonSetObserved, sequence: int) -> None:
         daemonset = message.daemonset
         # Before anything is changed: they refuse what cannot be read.
-        constraints, revision = compile_constraints(daemonset), _revision_of(daemonset)
+        constraints, revision = compile_constraints(daemonset), self._revision_of(daemonset)
         check_strategy(daemonset)
         check_selector(daemonset)
         state = self._set(daemonset.key)
@@ -478,11 +480,3 @@ class FleetState:
         if state.empty and not state.memories and state.key not in self._deleted:
             del self.sets[state.key]
             self.dirty.discard(state.key)
-
-
-def _revision_of(daemonset: DaemonSet) -> str:
-    try:
-        return revision_hash(daemonset.template)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        problem = Problem("spec.template", f"is no JSON document: {error}")
-        raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,)) from error

@@ -1,0 +1,260 @@
+"""`everynode replay`: a recorded log, decided again, or shown as it was at some point."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import msgspec
+import typer
+
+from everynode import wire
+from everynode.cli.exits import ExitCode
+from everynode.cli.listing import LISTINGS
+from everynode.cli.options import NoColor, Output, OutputFormat, prepare_messages
+from everynode.cli.output import print_object
+from everynode.cli.quantities import parse_moment_ms
+from everynode.cli.resources import DAEMONSETS, NODES, PODS
+from everynode.cli.tables import NONE, Columns, Row
+from everynode.cli.terminal import error_line, note_line, progress_of
+from everynode.core.commands import Decision
+from everynode.errors import RecordingError
+from everynode.replay.differing import differences
+from everynode.replay.recording import Entry, Reader
+from everynode.replay.replaying import Decided, Difference, Replay
+from everynode.runtime.clock import timestamp
+from everynode.runtime.view import FleetView
+
+EPILOG = """
+Examples:
+everynode replay yesterday.everynode
+everynode replay yesterday.everynode --verify
+everynode replay yesterday.everynode --at 2024-05-06T07:08:09Z
+
+With --verify the exit code is 0 if every decision is the same to the byte, and 1 if one is not.
+"""
+
+PROGRESS_MESSAGES = 5_000
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("replay", epilog=EPILOG)
+def replay(
+    ctx: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recording; - is stdin.", allow_dash=True)
+    ],
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with what was decided then, to the byte.")
+    ] = False,
+    at: Annotated[
+        str,
+        typer.Option(
+            "--at", metavar="TIME", help="Show the fleet as it was then.", show_default=False
+        ),
+    ] = "",
+    until: Annotated[
+        str, typer.Option("--until", metavar="TIME", help="Stop there.", show_default="the end")
+    ] = "",
+    output: Output = OutputFormat.TABLE,
+    no_color: NoColor = False,
+) -> None:
+    """Run a recorded log through the core again, without a server, and print what is decided."""
+    prepare_messages(ctx, no_color=no_color)
+    now_ms = time.time_ns() // 1_000_000
+    until_ms = parse_moment_ms(until or at, now_ms, "--until") if until or at else None
+    with _opened(file) as (binary, size):
+        reader = Reader(binary, str(file))
+        with progress_of(f"replaying {reader.header.fleet}") as progress:
+            entries = _until(_shown(reader, binary, size, progress), until_ms)
+            if at:
+                code = _show_fleet(reader, entries, output)
+            elif verify:
+                code = _verify(reader, entries, output)
+            else:
+                code = _print_decisions(reader, entries, output)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    if str(path) == "-":
+        yield sys.stdin.buffer, 0
+        return
+    if not path.is_file():
+        raise RecordingError(f"{path}: there is no such file; `everynode record -o FILE` makes one")
+    with path.open("rb") as file:
+        yield file, path.stat().st_size
+
+
+def _shown(reader: Reader, file: BinaryIO, size: int, progress: Any) -> Iterator[Entry]:
+    """Read the messages, and show how far that has come."""
+    for number, entry in enumerate(reader.entries()):
+        if number % PROGRESS_MESSAGES == 0 and size:
+            progress(file.tell(), size)
+        yield entry
+
+
+def _until(entries: Iterator[Entry], until_ms: int | None) -> Iterator[Entry]:
+    for entry in entries:
+        if until_ms is not None and not entry.is_kept and entry.received.time_ms > until_ms:
+            return
+        yield entry
+
+
+def _replay_of(reader: Reader) -> Replay:
+    header = reader.header
+    subjects = wire.Subjects(header.fleet, header.shards)
+    return Replay(subjects, renamed=reader.renamed, from_sequence=header.from_sequence)
+
+
+# --- what was decided -------------------------------------------------------------------------------------------------
+
+
+def _print_decisions(reader: Reader, entries: Iterator[Entry], output: OutputFormat) -> ExitCode:
+    """Print each decision as it is made again."""
+    replaying = _replay_of(reader)
+    rows: Iterator[Decided] = (each for each in replaying.run(entries) if not each.why_not)
+    if output is not OutputFormat.TABLE:
+        print_object([_document(each) for each in rows], output)
+        return ExitCode.DONE
+    columns: Columns | None = None
+    for decided in rows:
+        row = _row(decided)
+        if columns is None:
+            columns = Columns(_HEADER, [row])
+            columns.print()
+        else:
+            columns.print_row(row)
+    note_line(
+        f"{reader.name}: {replaying.counts.messages} messages, {replaying.counts.again} decisions"
+    )
+    return ExitCode.DONE
+
+
+_HEADER = ("SEQUENCE", "TIME", "DAEMONSET", "CREATES", "DELETES", "OTHERS", "WORKER", "REASONS")
+
+
+def _made(decided: Decided) -> Decision | None:
+    """Return the decision as it is made now."""
+    first = decided.again[0] if decided.again else None
+    return first if isinstance(first, Decision) else None
+
+
+def _row(decided: Decided) -> Row:
+    decision = _made(decided)
+    was = decided.decision
+    head = [str(decided.received.sequence), timestamp(decided.received.time_ms), str(was.set_key)]
+    if decision is None:
+        return [*head, "0", "0", "0", was.worker, "nothing is decided now"]
+    counts = decision.counts
+    reasons = ", ".join(f"{each.reason} {each.count}" for each in decision.reasons)
+    others = str(counts.adopts + counts.releases)
+    return [*head, str(counts.creates), str(counts.deletes), others, was.worker, reasons or NONE]
+
+
+def _document(decided: Decided) -> dict[str, Any]:
+    return {
+        "sequence": decided.received.sequence,
+        "time": timestamp(decided.received.time_ms),
+        "same": decided.difference() is None,
+        "messages": [msgspec.Raw(wire.encode(message)) for message in decided.again or ()],
+    }
+
+
+# --- whether it is the same -------------------------------------------------------------------------------------------
+
+
+def _verify(reader: Reader, entries: Iterator[Entry], output: OutputFormat) -> ExitCode:
+    """Compare all decisions; stop at the first that is another now."""
+    replaying = _replay_of(reader)
+    found: Difference | None = None
+    for decided in replaying.run(entries):
+        found = decided.difference()
+        if found is not None:
+            break
+    counts = replaying.counts
+    if output is not OutputFormat.TABLE:
+        print_object(_verdict(replaying, found), output)
+    elif found is None:
+        print(
+            f"{counts.again} of {counts.decisions} decisions decided again, all the same to the byte"
+        )
+        if counts.out_of_reach:
+            print(f"{counts.out_of_reach} stand before what was recorded, or out of reach")
+    else:
+        print("\n".join(_told(found, replaying)))
+    if found is None and not counts.again:
+        error_line(f"{reader.name}: it has no decision that can be compared")
+        return ExitCode.REFUSED
+    return ExitCode.DONE if found is None else ExitCode.REFUSED
+
+
+def _verdict(replaying: Replay, found: Difference | None) -> dict[str, Any]:
+    counts = replaying.counts
+    return {
+        "same": found is None,
+        "messages": counts.messages,
+        "decisions": counts.decisions,
+        "again": counts.again,
+        "outOfReach": counts.out_of_reach,
+        "difference": None
+        if found is None
+        else {
+            "sequence": found.sequence,
+            "place": found.place,
+            "fields": [each._asdict() for each in differences(found.was, found.is_now)],
+        },
+    }
+
+
+def _told(found: Difference, replaying: Replay) -> Iterator[str]:
+    """Say where a decision is another one, and what was known."""
+    decision = found.decision
+    yield f"decision {found.sequence} about {decision.set_key} is another one now"
+    yield f"  made by {decision.worker} at {timestamp(decision.at_ms)}, having read up to {decision.basis}"
+    what = "the decision" if found.place == 0 else f"message {found.place} that was stored with it"
+    yield f"  the first difference is in {what}:"
+    for each in differences(found.was, found.is_now):
+        yield f"    {each.field}: was {each.was}, is now {each.is_now}"
+    counts = decision.counts
+    yield (
+        f"  known then: {counts.eligible} eligible, {counts.occupied} occupied, {counts.missing} missing, "
+        f"{counts.surplus} surplus, {counts.pending} pending, {counts.unavailable} unavailable"
+    )
+    if found.place == 0:
+        return
+    fleet = replaying.state_of(decision.set_key)
+    yield f"  {len(fleet.index.ids)} nodes, revision {decision.revision or NONE}"
+
+
+# --- the fleet as it was ----------------------------------------------------------------------------------------------
+
+
+def _show_fleet(reader: Reader, entries: Iterator[Entry], output: OutputFormat) -> ExitCode:
+    """Show nodes and sets as the log had them at the end of what is read."""
+    view = FleetView(wire.Subjects(reader.header.fleet, reader.header.shards))
+    last_ms = reader.header.from_ms
+    for entry in entries:
+        view.fold(entry.received)
+        last_ms = entry.received.time_ms if not entry.is_kept else last_ms
+    listings = [LISTINGS[name] for name in (NODES, DAEMONSETS, PODS)]
+    if output is not OutputFormat.TABLE:
+        items = [each.document(item) for each in listings for item in sorted(each.items(view))]
+        print_object({"apiVersion": "v1", "kind": "List", "items": items}, output)
+        return ExitCode.DONE
+    note_line(f"fleet {reader.header.fleet} at {timestamp(last_ms)}, sequence {view.sequence}")
+    listing = LISTINGS[DAEMONSETS]
+    rows = [
+        [item.namespace, *listing.row(item, last_ms, wide=True)]
+        for item in sorted(listing.items(view), key=lambda item: item.key)
+    ]
+    Columns(["NAMESPACE", *listing.header(wide=True)], rows).print()
+    print(f"{len(view.nodes)} nodes, {len(view.pods)} pods")
+    return ExitCode.DONE

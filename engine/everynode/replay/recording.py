@@ -1,0 +1,334 @@
+"""A fleet's log as a file: JSON lines, compressed with zstd, that can be written and read in bounded memory.
+
+The first line says what the file is. Then come the last messages that STATE had where the file begins, then the
+messages of LOG in their order, each with its body as it was, byte for byte; the last line counts and sums up. The file
+is a row of zstd frames with a checksum each, so whatever happens to its end, what stands before can be read.
+docs/recordings.md describes the format. This module knows nothing of what a message says.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+import zstandard
+
+from everynode.errors import RecordingError
+from everynode.ports import Received
+
+SCHEMA_VERSION = 1
+MAGIC = "everynode recording"
+FRAME_BYTES_MAX = 1024 * 1024
+"""How much text a frame holds: what can be lost at the end of a file that was cut off."""
+LINE_BYTES_MAX = 8 * 1024 * 1024
+"""The longest line that is read: a message of the log has at most 1 MiB, and escapes may multiply it."""
+CHUNK_BYTES = 64 * 1024
+WINDOW_BYTES_MAX = 128 * 1024 * 1024
+"""How much a frame may make us remember; what is written here needs 8 MiB at most."""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recording is.
+
+    Attributes:
+        what: Always the same words, by which it is known.
+        schema: Version of the format.
+        fleet: Whose log it is.
+        shards: How many shards the fleet has; subjects depend on it.
+        begins: Sequence of the first message of LOG that it has.
+        from_sequence: Where what was asked for begins; what stands before is there so that decisions can be repeated.
+        from_ms, recorded_ms: When that was; when it was recorded.
+        redacted: What was taken out of it: ``env``.
+        backends: The fleet's backends by name, with their identities.
+        program: Version of the program that wrote it.
+    """
+
+    what: str
+    schema: int
+    fleet: str
+    shards: int
+    begins: int
+    from_sequence: int
+    from_ms: int
+    recorded_ms: int
+    redacted: tuple[str, ...] = ()
+    backends: dict[str, str] = {}
+    program: str = ""
+
+
+class Footer(msgspec.Struct, frozen=True, kw_only=True):
+    """How a recording ends.
+
+    Attributes:
+        messages: How many messages it has, those of STATE included.
+        last_sequence: Sequence of the last one; 0 if there is none.
+        sha256: Of all that stands before, as text; hexadecimal.
+    """
+
+    messages: int
+    last_sequence: int
+    sha256: str
+
+
+class Renamed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the content of a template was called before something was taken out of it.
+
+    Attributes:
+        now: The hash of what stands here.
+        was: The hash that everything in the recording calls it by.
+    """
+
+    now: str
+    was: str
+
+
+class Entry(NamedTuple):
+    """One message of a recording.
+
+    Attributes:
+        received: The message as the log had it.
+        is_kept: It is one of those that STATE had where the recording begins.
+    """
+
+    received: Received
+    is_kept: bool
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line; exactly one of ``header``, ``body``, ``base64``, ``renamed`` and ``end`` is there."""
+
+    header: Header | None = None
+    seq: int = 0
+    ms: int = 0
+    subject: str = ""
+    kept: bool = False
+    base64: str | None = None
+    renamed: Renamed | None = None
+    end: Footer | None = None
+    body: msgspec.Raw = msgspec.Raw()
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Line)
+_any = msgspec.json.Decoder()
+
+
+class Writer:
+    """Writes a recording.
+
+    Args:
+        file: Where to; it is not closed.
+        header: What it is.
+    """
+
+    def __init__(self, file: BinaryIO, header: Header) -> None:
+        """Write the first line."""
+        self.messages = 0
+        self.last_sequence = 0
+        self.bytes_written = 0
+        self._file = file
+        self._sum = hashlib.sha256()
+        self._compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._put(_Line(header=header))
+
+    def renamed(self, renamed: Renamed) -> None:
+        """Say what a template was called before something was taken out of it."""
+        self._put(_Line(renamed=renamed))
+
+    def write(self, entry: Entry) -> None:
+        """Write the next message."""
+        sequence, time_ms, subject, payload = entry.received
+        is_line = _is_line(payload)
+        text = None if is_line else base64.b64encode(payload).decode()
+        line = _Line(seq=sequence, ms=time_ms, subject=subject, kept=entry.is_kept, base64=text)
+        self.messages += 1
+        if not entry.is_kept:
+            self.last_sequence = sequence
+        self._put(line, payload if is_line else b"")
+
+    def flush(self) -> None:
+        """Write what is held back, so that a reader finds it."""
+        if not self._pending:
+            return
+        frame = self._compressor.compress(b"".join(self._pending))
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._file.write(frame)
+        self._file.flush()
+        self.bytes_written += len(frame)
+
+    def finish(self) -> Footer:
+        """Write the last line; the recording is complete."""
+        footer = Footer(
+            messages=self.messages,
+            last_sequence=self.last_sequence,
+            sha256=self._sum.hexdigest(),
+        )
+        self._put(_Line(end=footer))
+        self.flush()
+        return footer
+
+    def _put(self, line: _Line, body: bytes = b"") -> None:
+        text = _encoder.encode(line)
+        text = b'%b,"body":%b}\n' % (text[:-1], body) if body else text + b"\n"
+        self._sum.update(text)
+        self._pending.append(text)
+        self._pending_bytes += len(text)
+        if self._pending_bytes >= FRAME_BYTES_MAX:
+            self.flush()
+
+
+def _is_line(payload: bytes) -> bool:
+    """Say whether a body can be taken over as it is: it is JSON, and in one line."""
+    if b"\n" in payload or b"\r" in payload:
+        return False
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _any.decode(payload)
+        payload.decode()  # nor may the line be anything but text
+        return payload == payload.strip()  # what surrounds a value would be lost
+    return False
+
+
+class Reader:
+    """Reads a recording, as far as it can be read.
+
+    Args:
+        file: Where from; it is not closed.
+        name: What to call it in errors.
+
+    Attributes:
+        header: What it is.
+        footer: How it ends; ``None`` until the end was reached.
+        renamed: What templates were called, by what they are called here.
+        read: The last message that could be read; ``None`` before the first.
+
+    Raises:
+        RecordingError: It is none, or of a newer version.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        """Read the first line."""
+        self.name = name
+        self.footer: Footer | None = None
+        self.renamed: dict[str, str] = {}
+        self.read: Received | None = None
+        self.messages = 0
+        self._sum = hashlib.sha256()
+        self._lines = _lines(file)
+        self.header = self._header()
+
+    def _header(self) -> Header:
+        try:
+            text = next(self._lines, b"")
+            header = _decoder.decode(text).header if text else None
+        except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RecordingError(
+                f"{self.name}: this is no recording of a fleet: {error}; `everynode record` makes one"
+            ) from error
+        if not text:
+            raise RecordingError(f"{self.name}: it is empty; `everynode record` makes a recording")
+        if header is None or header.what != MAGIC:
+            raise RecordingError(
+                f"{self.name}: this is no recording of a fleet; `everynode record` makes one"
+            )
+        if header.schema > SCHEMA_VERSION:
+            raise RecordingError(
+                f"{self.name}: schema {header.schema} is newer than what this program reads, which is "
+                f"{SCHEMA_VERSION}; use the version of everynode that wrote it ({header.program})"
+            )
+        self._sum.update(text)
+        return header
+
+    def entries(self) -> Iterator[Entry]:
+        """Read the messages, one after the other.
+
+        Raises:
+            RecordingError: The file is damaged, or ends too early; everything before that was handed out.
+        """
+        try:
+            for text in self._lines:
+                line = _decoder.decode(text)
+                if line.end is not None:
+                    self._check(line.end)
+                    return
+                self._sum.update(text)
+                if line.renamed is not None:
+                    self.renamed[line.renamed.now] = line.renamed.was
+                    continue
+                entry = self._entry(line)
+                self.messages += 1
+                if not entry.is_kept:
+                    self.read = entry.received
+                yield entry
+        except (
+            zstandard.ZstdError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            binascii.Error,
+        ) as error:
+            raise self._broken(f"it is damaged: {error}") from error
+        raise self._broken(
+            "it ends before its last line: it was cut off, or is still being written"
+        )
+
+    def _entry(self, line: _Line) -> Entry:
+        if line.base64 is not None:
+            payload = base64.b64decode(line.base64, validate=True)
+        elif line.body:
+            payload = bytes(line.body)
+        else:
+            raise self._broken("there is a line that is no message")
+        return Entry(Received(line.seq, line.ms, line.subject, payload), line.kept)
+
+    def _check(self, footer: Footer) -> None:
+        if footer.messages != self.messages or footer.sha256 != self._sum.hexdigest():
+            raise self._broken(
+                f"its last line tells of {footer.messages} messages with another checksum: it was changed"
+            )
+        if next(self._lines, None) is not None:
+            raise self._broken("something follows its last line")
+        self.footer = footer
+
+    def _broken(self, what: str) -> RecordingError:
+        if self.read is None:
+            until = "no message of the log could be read before that"
+        else:
+            until = f"{self.messages} messages could be read, up to sequence {self.read.sequence}"
+        return RecordingError(f"{self.name}: {what}; {until}")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Read the lines, each with its newline; a last one without is a damage.
+
+    Raises:
+        zstandard.ZstdError: The compressed text is damaged.
+        msgspec.DecodeError: A line is too long, or has no end.
+    """
+    rest = b""
+    for piece in _frames(file):
+        begun, text = 0, rest + piece
+        while (end := text.find(b"\n", begun)) != -1:
+            yield text[begun : end + 1]
+            begun = end + 1
+        rest = text[begun:]
+        if len(rest) > LINE_BYTES_MAX:
+            raise msgspec.DecodeError(f"a line is longer than {LINE_BYTES_MAX} bytes")
+    if rest:
+        raise msgspec.DecodeError("the last line has no end")
+
+
+def _frames(file: BinaryIO) -> Iterator[bytes]:
+    """Decompress, a bounded piece at a time; where the file was cut off, what is left of it ends."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
+    with decompressor.stream_reader(
+        file, read_size=CHUNK_BYTES, read_across_frames=True, closefd=False
+    ) as stream:
+        while text := stream.read(CHUNK_BYTES):
+            yield text

@@ -1,0 +1,276 @@
+"""Decides again what a recorded log says was decided, and compares to the byte.
+
+Each decision names the place in the log up to which its worker had read, and the log's time there. So here the log is
+read up to that place, the core is asked, and what it proposes is set beside what stands on the log. A worker reads the
+nodes and the messages of its shards, and the core's clock moves with what it reads; so each shard has a state of its
+own here, which is moved on to the decision's time. No I/O: entries come in, findings come out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from everynode import wire
+from everynode.core.commands import Decision
+from everynode.core.decision import Proposal, propose
+from everynode.core.events import Tick
+from everynode.core.identity import RevisionOf, revision_of, shard_of
+from everynode.core.pacing import Limits
+from everynode.core.state import FleetState, Record
+from everynode.core.values import DaemonSet, SetKey
+from everynode.errors import MalformedMessageError, RefusedError
+from everynode.ports import Received
+from everynode.replay.recording import Entry
+
+AHEAD_MESSAGES_MAX = 50_000
+"""How far is read ahead of what is folded: a decision that was made longer before it was stored cannot be repeated."""
+
+
+class Decided(NamedTuple):
+    """A decision of the recording, and what is decided now.
+
+    Attributes:
+        received: The decision as the log had it.
+        decision: What it says.
+        batch: The decision and what was stored with it, as the log had it.
+        again: The same, as it is decided now; ``None`` if it was not asked for or cannot be; empty if nothing would be.
+        why_not: Why it could not be decided again.
+    """
+
+    received: Received
+    decision: Decision
+    batch: tuple[Received, ...]
+    again: tuple[wire.AnyMessage, ...] | None
+    why_not: str = ""
+
+    def difference(self) -> Difference | None:
+        """Compare; ``None`` if every byte is the same, or nothing could be decided again."""
+        if self.again is None:
+            return None
+        now = [wire.encode(message) for message in self.again]
+        for place in range(max(len(self.batch), len(now))):
+            was = self.batch[place].payload if place < len(self.batch) else None
+            is_now = now[place] if place < len(now) else None
+            if was != is_now:
+                return Difference(self.decision, self.received.sequence, place, was, is_now)
+        return None
+
+
+class Difference(NamedTuple):
+    """The first place at which a decision is another now.
+
+    Attributes:
+        decision: The decision.
+        sequence: Where it stands on the log.
+        place: Which message of its batch differs; 0 is the decision itself.
+        was: The message as it was stored; ``None`` if there was none.
+        is_now: As it is now; ``None`` if there is none.
+    """
+
+    decision: Decision
+    sequence: int
+    place: int
+    was: bytes | None
+    is_now: bytes | None
+
+
+class _Read(NamedTuple):
+    received: Received
+    message: wire.AnyMessage | None
+
+
+@dataclass
+class ReplayCounts:
+    """What a replay has come across.
+
+    Attributes:
+        messages: Messages of LOG.
+        malformed: Of those, what cannot be used.
+        decisions: Decisions.
+        again: Of those, what was decided again.
+        out_of_reach: What was decided too long before it was stored, or before the recording begins.
+    """
+
+    messages: int = 0
+    malformed: int = 0
+    decisions: int = 0
+    again: int = 0
+    out_of_reach: int = 0
+
+
+@dataclass
+class _Expected:
+    """A decision that waits for the log to be folded up to its basis."""
+
+    received: Received
+    decision: Decision
+    batch: list[Received] = field(default_factory=list)
+
+
+class Replay:
+    """Folds a recorded log.
+
+    Args:
+        subjects: The fleet's subjects.
+        limits: What its workers allowed themselves.
+        renamed: What templates are called in the recording, by the hash of what stands in it (redaction).
+        from_sequence: Decisions before it are not decided again.
+
+    Attributes:
+        now_ms: Time of the last message that was folded.
+        sequence: Its place.
+    """
+
+    def __init__(
+        self,
+        subjects: wire.Subjects,
+        limits: Limits | None = None,
+        renamed: dict[str, str] | None = None,
+        from_sequence: int = 0,
+    ) -> None:
+        """Start before the first message."""
+        self.counts = ReplayCounts()
+        self.now_ms = 0
+        self.sequence = 0
+        self._subjects = subjects
+        self._limits = limits or Limits()
+        self._revision_of = _renaming(renamed) if renamed is not None else revision_of
+        self._from_sequence = from_sequence
+        self._nodes = FleetState(self._limits, self._revision_of)
+        self._shards: dict[int, FleetState] = {}
+        self._ahead: deque[_Read] = deque()
+        self._open: _Expected | None = None  # its batch is being read
+        self._expected: list[tuple[int, int, _Expected]] = []  # a heap by basis and place
+
+    def states(self) -> Iterator[FleetState]:
+        """Return the states of all shards that have anything."""
+        return iter(self._shards.values())
+
+    def state_of(self, key: SetKey) -> FleetState:
+        """Return the state that a set's worker has."""
+        return self._shard(shard_of(key, self._subjects.shards))
+
+    def run(self, entries: Iterable[Entry]) -> Iterator[Decided]:
+        """Fold all entries; hands out the decisions as they come to be repeated, in the order of what they knew."""
+        for entry in entries:
+            if entry.is_kept:
+                self._load(entry.received)
+                continue
+            self._read(entry.received)
+            if len(self._ahead) > AHEAD_MESSAGES_MAX:
+                yield from self._advance()
+        while self._ahead:
+            yield from self._advance()
+        yield from self._due(None)
+
+    # --- reading ahead ------------------------------------------------------------------------------------------------
+
+    def _read(self, received: Received) -> None:
+        self.counts.messages += 1
+        message = self._decoded(received)
+        if message is None:
+            self.counts.malformed += 1
+        self._ahead.append(_Read(received, message))
+        if self._open is not None:
+            self._open.batch.append(received)
+        elif isinstance(message, Decision):
+            self._open = _Expected(received, message, [received])
+        if self._open is not None and len(self._open.batch) > self._open.decision.size:
+            decision, sequence = self._open.decision, self._open.received.sequence
+            heapq.heappush(self._expected, (decision.basis, sequence, self._open))
+            self._open = None
+
+    def _decoded(self, received: Received) -> wire.AnyMessage | None:
+        try:
+            return wire.decode_from(self._subjects, received.subject, received.payload)
+        except MalformedMessageError:
+            return None
+
+    # --- folding ------------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> Iterator[Decided]:
+        """Fold the next message; first repeat what was decided before it."""
+        received, message = self._ahead.popleft()
+        yield from self._due(received.sequence)
+        self.sequence, self.now_ms = received.sequence, max(self.now_ms, received.time_ms)
+        if message is not None:
+            record = Record(received.sequence, received.time_ms, message)
+            for state in self._concerned(received.subject):
+                with contextlib.suppress(RefusedError):  # its worker could not use it either
+                    state.fold(record)
+
+    def _load(self, received: Received) -> None:
+        message = self._decoded(received)
+        if message is not None:
+            record = Record(received.sequence, received.time_ms, message)
+            for state in self._concerned(received.subject):
+                with contextlib.suppress(RefusedError):
+                    state.load(record)
+
+    def _concerned(self, subject: str) -> Iterable[FleetState]:
+        """Return the states of those who read a subject."""
+        kind, *rest = subject.removeprefix(self._subjects.prefix + ".").split(".")
+        if kind == "node" or rest[0] == wire.ORPHANS:
+            return (self._nodes, *self._shards.values())
+        if kind == "notice":
+            return ()
+        return (self._shard(int(rest[2] if kind == "command" else rest[0])),)
+
+    def _shard(self, shard: int) -> FleetState:
+        """Return a shard's state; a new one knows the nodes and the orphans."""
+        state = self._shards.get(shard)
+        if state is None:
+            state = self._shards[shard] = copy.deepcopy(self._nodes)
+        return state
+
+    # --- deciding -----------------------------------------------------------------------------------------------------
+
+    def _due(self, before: int | None) -> Iterator[Decided]:
+        """Repeat the decisions whose worker had read less than up to here; ``None``: all that are left."""
+        while self._expected and (before is None or self._expected[0][0] < before):
+            _, _, expected = heapq.heappop(self._expected)
+            self.counts.decisions += 1
+            decided = self._decide(expected)
+            if decided.again is not None:
+                self.counts.again += 1
+            elif decided.why_not:
+                self.counts.out_of_reach += 1
+            yield decided
+
+    def _decide(self, expected: _Expected) -> Decided:
+        received, decision, batch = expected.received, expected.decision, tuple(expected.batch)
+        why_not = ""
+        if received.sequence < self._from_sequence:
+            why_not = "it stands before what was recorded"
+        elif decision.basis < self.sequence:
+            why_not = f"it was decided more than {AHEAD_MESSAGES_MAX} messages before it was stored"
+        if why_not:
+            return Decided(received, decision, batch, None, why_not)
+        proposal = self._propose(decision)
+        again = () if proposal is None else (proposal.decision, *proposal.others)
+        return Decided(received, decision, batch, again)
+
+    def _propose(self, decision: Decision) -> Proposal | None:
+        state = self.state_of(decision.set_key)
+        shard = shard_of(decision.set_key, self._subjects.shards)
+        tick = Tick(shard=shard, due_ms=decision.at_ms)  # as far as the worker's clock had come
+        state.fold(Record(decision.basis, decision.at_ms, tick))
+        if decision.set_key not in state.sets:
+            return None
+        return propose(state, decision.set_key, decision.worker)
+
+
+def _renaming(renamed: dict[str, str]) -> RevisionOf:
+    """Call templates what the recording calls them."""
+
+    def named(daemonset: DaemonSet) -> str:
+        found = revision_of(daemonset)
+        return renamed.get(found, found)
+
+    return named

@@ -1,0 +1,169 @@
+"""`everynode record` and `everynode replay`, on a fleet that lives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zstandard
+
+from everynode.replay.recording import Reader
+
+if TYPE_CHECKING:
+    from tests.integration.cli.conftest import Everynode, Running, WrittenFleet
+
+
+def text_of(path: Path) -> str:
+    """What a recording says."""
+    with (
+        path.open("rb") as file,
+        zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
+    ):
+        return stream.read().decode()
+
+
+def recorded(everynode: Everynode, path: Path, *options: str) -> str:
+    """Record; returns the text."""
+    ended = everynode("record", "-o", path, *options)
+    assert (ended.code, ended.out) == (0, "")
+    assert "messages of fleet default" in ended.err
+    return text_of(path)
+
+
+class TestRecord:
+    """`record` and what `replay` makes of it."""
+
+    def test_verify(self, fleet_up: Everynode, tmp_path: Path) -> None:
+        """S7: a fleet that was covered is decided again, to the byte; env values are there only if they may be."""
+        plain, hidden = tmp_path / "plain", tmp_path / "hidden"
+        assert "DD_API_KEY" in recorded(fleet_up, plain)
+        text = recorded(fleet_up, hidden, "--redact", "env")
+
+        told = [fleet_up("replay", path, "--verify") for path in (plain, hidden)]
+
+        assert [0, 0] == [each.code for each in told]
+        assert ["", ""] == [each.err for each in told]
+        assert all("decided again, all the same to the byte" in each.out for each in told)
+        values = [
+            variable.get("value", "redacted-")
+            for line in map(json.loads, text.splitlines())
+            if (line.get("body") or {}).get("kind") == "RevisionRecorded"
+            for container in line["body"]["revision"]["template"]["spec"]["containers"]
+            for variable in container.get("env", ())
+        ]
+        assert len(values) > 5
+        assert {"redacted-"} == {value[:9] for value in values}
+
+    def test_a_part(self, fleet_up: Everynode, tmp_path: Path) -> None:
+        """A part of the log has what stands before it, so that it can be decided again; that is not compared."""
+        whole, part = tmp_path / "whole", tmp_path / "part"
+        recorded(fleet_up, whole)
+        recorded(fleet_up, part, "--from-seq", "200", "--to-seq", "400")
+
+        said = fleet_up("replay", part, "--verify", "-o", "json")
+
+        verdict = json.loads(said.out)
+        with part.open("rb") as file:
+            reader = Reader(file, "part")
+            sequences = [each.received.sequence for each in reader.entries() if not each.is_kept]
+        assert (200, 400) == (reader.header.from_sequence, sequences[-1])
+        assert verdict["same"]
+        assert 0 < verdict["again"] < verdict["decisions"]
+        assert verdict["outOfReach"] == verdict["decisions"] - verdict["again"]
+
+    def test_decisions(self, fleet_up: Everynode, tmp_path: Path) -> None:
+        """What is decided is printed as a table, or as the messages themselves."""
+        path = tmp_path / "r"
+        recorded(fleet_up, path)
+
+        table = fleet_up("replay", path)
+        documents = json.loads(fleet_up("replay", path, "-o", "json").out)
+
+        rows = [line.split() for line in table.out.splitlines()]
+        assert ["SEQUENCE", "TIME", "DAEMONSET", "CREATES"] == rows[0][:4]
+        assert len(documents) == len(rows) - 1
+        assert {"kube-system/cni-agent"} < {row[2] for row in rows[1:]}
+        assert "Decision" == documents[0]["messages"][0]["kind"]
+
+    def test_the_fleet_as_it_was(self, fleet_up: Everynode, tmp_path: Path) -> None:
+        """--at shows nodes, sets and pods as they were: all of them now, none before the beginning."""
+        path = tmp_path / "r"
+        recorded(fleet_up, path)
+
+        now = fleet_up("replay", path, "--at", "0s")
+        before = fleet_up("replay", path, "--at", "2001-01-01T00:00:00Z")
+
+        assert "20 nodes" in now.out
+        assert "fluentd" in now.out
+        assert "0 nodes, 0 pods" in before.out
+
+    def test_follow(
+        self, fleet_up: Everynode, start: Callable[..., Running], tmp_path: Path
+    ) -> None:
+        """--follow goes on; what it has written can be read meanwhile, and it is complete when it is stopped."""
+        path = tmp_path / "r"
+        running = start("record", "-o", str(path), "--follow", address=fleet_up.address)
+        node = fleet_up("get", "nodes", "-o", "name").out.splitlines()[0].split("/")[1]
+
+        def read() -> str:
+            return text_of(path) if path.exists() else ""
+
+        fleet_up.until(
+            "simulate", "label-node", node, "replayed=yes", holds=lambda _: '"replayed"' in read()
+        )
+        meanwhile = fleet_up("replay", path)
+        code = running.stop()
+
+        assert 1 == meanwhile.code
+        assert "is still being written" in meanwhile.err
+        assert 0 == code
+        assert 0 == fleet_up("replay", path, "--verify").code
+
+
+class TestRefused:
+    """What cannot be done is said, with what to do."""
+
+    def test_files(self, fleet_up: Everynode, tmp_path: Path) -> None:
+        """Files that are there, that are not, that are none and that are damaged."""
+        path, cut = tmp_path / "r", tmp_path / "cut"
+        recorded(fleet_up, path)
+        cut.write_bytes(path.read_bytes()[:-20])
+        (tmp_path / "text").write_text("hello")
+
+        ended = [
+            fleet_up("record", "-o", path),
+            fleet_up("replay", tmp_path / "none"),
+            fleet_up("replay", tmp_path / "text"),
+            fleet_up("replay", cut, "--verify"),
+        ]
+
+        assert [1, 1, 1, 1] == [each.code for each in ended]
+        for each, words in zip(
+            ended,
+            ("give --force", "no such file", "no recording", "could be read, up to"),
+            strict=True,
+        ):
+            assert words in each.err
+        assert 0 == fleet_up("record", "-o", path, "--force").code
+
+    def test_options(self, fleet_up: Everynode, tmp_path: Path) -> None:
+        """Options that contradict each other, and times that are none."""
+        path = str(tmp_path / "r")
+        for words in (
+            ("--since", "1h", "--from-seq", "1"),
+            ("--until", "1h", "--to-seq", "1"),
+            ("--follow", "--to-seq", "1"),
+            ("--since", "yesterday"),
+            ("--since", "2024-05-06T07:08:09"),
+        ):
+            assert 2 == fleet_up("record", "-o", path, *words).code, words
+
+    async def test_nothing_there(self, written: WrittenFleet, tmp_path: Path) -> None:
+        """A log without messages, or without any at that time."""
+        ended = await written("record", "-o", str(tmp_path / "r"))
+
+        assert 1 == ended.code
+        assert "has no messages there" in ended.err
+        assert not (tmp_path / "r").exists()

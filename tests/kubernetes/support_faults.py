@@ -22,6 +22,7 @@ from tests.kubernetes.support_fleet import (
     POLL_S,
     Fleet,
     PodObserver,
+    SeenPod,
     daemonset_manifest,
     running_fleet,
     until_covered,
@@ -187,18 +188,25 @@ class Trial:
         self.judge_effects(told)
 
     def judge_effects(self, told: Told) -> None:
-        """S5: no pod was made, and none was deleted, that no command asked for."""
+        """S5: no pod was made, and none was deleted, that no command asked for.
+
+        A command that comes again makes its pod again if people have deleted the first one before anybody heard of it.
+        """
         asked = Counter(each.pod for each in told.commands if isinstance(each, CreatePod))
         made = Counter(pod.name for pod in self.history.made)
-        assert Counter() == made - asked
+        taken = Counter(pod.name for pod in self.history.made if self._was_taken(pod))
+        assert Counter() == made - asked - taken
         meant = {each.pod_uid for each in told.commands if isinstance(each, DeletePod)}
-        meant |= self.churn.deleted_pods
         unasked = [
             pod.name
             for uid, pod in self.history.ended.items()
-            if uid not in meant and pod.node not in self.churn.removed_nodes  # else PodGC was it
+            if uid not in meant and not self._was_taken(pod)
         ]
         assert [] == unasked
+
+    def _was_taken(self, pod: SeenPod) -> bool:
+        """Say whether somebody else may have ended a pod: people, or PodGC with its node."""
+        return pod.uid in self.churn.deleted_pods or pod.node in self.churn.removed_nodes
 
     async def until_quiet(self) -> Told:
         """Wait until each command is settled (S4) and nothing more has been decided for some time (L2).

@@ -20,7 +20,7 @@ COVERAGE_ALL_MIN := 85
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: help setup up test check lint bench control-plane mutate clean format lock
+.PHONY: help setup up test check lint bench chaos kill-workers control-plane fuzz mutate clean format lock
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,18 @@ mutate: $(STAMP) ## change the core in thousands of ways and count what its test
 
 bench: $(STAMP) ## measure, and print a table
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# Findings are kept in tests/fuzz/corpus, made small, and are replayed by the tests from then on.
+fuzz: $(STAMP) ## feed mutated messages and manifests to everything that reads them: INPUTS=200000 SECONDS= SEED=
+	@$(BIN)/python -m tests.fuzz.run --keep $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		$(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# The seed fixes the faults and their order, not the moments at which they meet the processes.
+chaos: $(STAMP) ## kill, pause, cut off and damage a fleet of real processes, then judge what happened: SECONDS=600 SEED=
+	@$(BIN)/python -m tests.chaos.run $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+kill-workers: $(STAMP) ## kill a worker every two seconds while 5,000 nodes are covered
+	@$(BIN)/python -m tests.chaos.kill_workers $(ARGS)
 
 # Not in `make clean`: it is shared by all checkouts, and it takes long to build.
 control-plane: $(STAMP) ## build a Kubernetes control plane to test with, once, into ~/.cache/everynode; takes Go

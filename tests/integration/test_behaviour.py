@@ -8,6 +8,7 @@ from tests.integration.support_world import World, make_node, make_set
 
 from everynode.core.commands import Decision
 from everynode.core.events import RevisionGone, RevisionRecorded, StatusGone, Tick
+from everynode.core.sharing import Peers
 from everynode.core.values import NO_EXECUTE, NO_SCHEDULE, Taint
 
 SET = make_set()
@@ -304,10 +305,13 @@ class TestSilence:
 
 
 class TestTwoWorkers:
-    """Both decide for every set; the fence decides between them."""
+    """Neither hears of the other, so both decide for every set; the fence decides between them."""
 
-    async def test_the_fence_keeps_two_workers_apart(self, world: World) -> None:
+    async def test_the_fence_keeps_two_workers_apart(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """S1, S4, S5, S6: exactly covered, refusals counted, and no command decided twice."""
+        monkeypatch.setattr(Peers, "hear", lambda *_: False)
         world.add_nodes(120)
         first, second = await world.start_worker("first"), await world.start_worker("second")
         await world.start_host()

@@ -18,6 +18,7 @@ import typer
 from everynode.cli import cluster
 from everynode.cli.exits import ExitCode
 from everynode.cli.installed import ADAPTERS, installed, load
+from everynode.cli.metrics import MetricsAddress, host_shown
 from everynode.cli.nodes import NodeCount, NodeFiles, Seed, find_nodes
 from everynode.cli.options import LogLevel, Target, connected
 from everynode.cli.running import until_stopped
@@ -27,7 +28,7 @@ from everynode.errors import ConfigurationError
 from everynode.ports import Adapter
 from everynode.runtime.execution import ExecutionLimits
 from everynode.runtime.host import AdapterHost, HostSettings
-from everynode.runtime.jetstream import connect
+from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode_simulated import Behaviour, SimulatedAdapter, SimulatedFleet
 
 FACTORY = "from_options"
@@ -88,6 +89,7 @@ async def simulated(
     seed: Seed = 0,
     backend: Backend = BACKEND_DEFAULT,
     option: Options = None,
+    metrics_address: MetricsAddress = "",
 ) -> ExitCode:
     """Simulate a backend whose nodes are generated or read from files; it lives as long as this process."""
     found = find_nodes(nodes, nodes_from, seed, backend)
@@ -98,7 +100,8 @@ async def simulated(
     if not found.usable:
         return ExitCode.REFUSED
     fleet = SimulatedFleet(found.nodes, behaviour=behaviour)
-    await _host(target, SimulatedAdapter(backend, fleet))
+    async with await connect(target.connection, target.fleet) as bus:
+        await _run(bus, SimulatedAdapter(backend, fleet), target, metrics_address)
     return ExitCode.REFUSED if found.refused else ExitCode.DONE
 
 
@@ -137,6 +140,7 @@ async def kubernetes(
         ),
     ] = False,
     backend: Backend = cluster.BACKEND_DEFAULT,
+    metrics_address: MetricsAddress = "",
 ) -> ExitCode:
     """Take care of a Kubernetes cluster's DaemonSets, in the place of the controller that is built in."""
     options = cluster.cluster_options(kubeconfig, context, in_cluster, namespace) | {
@@ -145,7 +149,7 @@ async def kubernetes(
         "connections": str(max_in_flight + CONNECTIONS_SPARE),
     }
     settings = HostSettings(execution=ExecutionLimits(concurrency_max=max_in_flight))
-    await _load_and_host(target, "kubernetes", backend, options, settings)
+    await _load_and_host(target, "kubernetes", backend, options, metrics_address, settings)
     return ExitCode.DONE
 
 
@@ -159,9 +163,11 @@ async def run(
     *,
     backend: Backend = "",
     option: Options = None,
+    metrics_address: MetricsAddress = "",
 ) -> ExitCode:
     """Run an adapter that another package brings."""
-    await _load_and_host(target, name, backend or name, parse_options(option or []))
+    options = parse_options(option or [])
+    await _load_and_host(target, name, backend or name, options, metrics_address)
     return ExitCode.DONE
 
 
@@ -210,6 +216,7 @@ async def _load_and_host(
     name: str,
     backend: str,
     options: dict[str, str],
+    metrics_address: str,
     settings: HostSettings | None = None,
 ) -> None:
     """Run an adapter of an installed package; the log is reached first, as most often that is what is missing."""
@@ -217,15 +224,18 @@ async def _load_and_host(
         await connect(target.connection, target.fleet) as bus,
         loaded_adapter(name, backend, options) as adapter,
     ):
-        await _run(AdapterHost(bus, adapter, settings), adapter, target)
+        await _run(bus, adapter, target, metrics_address, settings)
 
 
-async def _host(target: Target, adapter: Adapter) -> None:
-    async with await connect(target.connection, target.fleet) as bus:
-        await _run(AdapterHost(bus, adapter), adapter, target)
-
-
-async def _run(host: AdapterHost, adapter: Adapter, target: Target) -> None:
-    log.info("adapter starts", backend=adapter.backend, fleet=target.fleet)
-    await until_stopped(host.run())
+async def _run(
+    bus: JetStreamBus,
+    adapter: Adapter,
+    target: Target,
+    metrics_address: str,
+    settings: HostSettings | None = None,
+) -> None:
+    host = AdapterHost(bus, adapter, settings)
+    async with host_shown(metrics_address, bus, host):
+        log.info("adapter starts", backend=adapter.backend, fleet=target.fleet)
+        await until_stopped(host.run())
     log.info("adapter stops", backend=adapter.backend, fleet=target.fleet)

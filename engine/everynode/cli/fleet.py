@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any
 
 import typer
 
 from everynode.cli.exits import ExitCode
+from everynode.cli.fleet_workers import LISTEN_MS, documents, ranges, table, unowned
 from everynode.cli.options import Output, OutputFormat, Target, check_fleet_name, connected
 from everynode.cli.output import print_object
 from everynode.cli.quantities import parse_bytes, parse_seconds, show_bytes, show_seconds
 from everynode.cli.reading import read_fleet
 from everynode.cli.tables import NONE, age
-from everynode.runtime.clock import timestamp
+from everynode.core.sharing import Beat
+from everynode.runtime.clock import SystemClock, timestamp
 from everynode.runtime.jetstream import FleetInfo, connect
+from everynode.runtime.roster import listen
 from everynode.runtime.settings import StreamSettings
 from everynode.runtime.view import FleetView
 
@@ -74,6 +78,14 @@ async def create(
             show_default="10GiB",
         ),
     ] = "",
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend",
+            metavar="NAME=IDENTITY",
+            help="Write down a backend whose adapter may not do so itself; it says its identity.",
+        ),
+    ] = None,
 ) -> ExitCode:
     """Make the log of a new fleet; one that is there already is only compared with what is asked for."""
     settings = StreamSettings(
@@ -81,6 +93,7 @@ async def create(
         replicas=replicas,
         log_max_age_seconds=parse_seconds(max_age) if max_age else None,
         log_max_bytes=parse_bytes(max_bytes) if max_bytes else None,
+        backends=parse_backends(backend or []),
     )
     name = name or target.fleet
     check_fleet_name(name, "NAME")
@@ -90,20 +103,48 @@ async def create(
     return ExitCode.DONE
 
 
+def parse_backends(texts: list[str]) -> dict[str, str]:
+    """Read `NAME=IDENTITY` pairs.
+
+    Raises:
+        typer.BadParameter: One is none.
+    """
+    for text in texts:
+        name, _, identity = text.partition("=")
+        if not (name and identity):
+            raise typer.BadParameter(f"{text!r}: write NAME=IDENTITY", param_hint="--backend")
+    return dict(text.split("=", 1) for text in texts)
+
+
 @app.command("show", epilog="Example: everynode fleet show edge -o json")
 @connected()
 async def show(target: Target, name: Name = "", *, output: Output = OutputFormat.TABLE) -> ExitCode:
-    """Show a fleet's log and what is in the fleet."""
+    """Show a fleet's log, what is in the fleet, and which workers decide for it."""
     name = name or target.fleet
     check_fleet_name(name, "NAME")
     async with await connect(target.connection, name) as bus:
         about = await bus.describe()
-        view = await read_fleet(bus, ("node", "pod", "daemonset"))
+        beats, view = await asyncio.gather(
+            listen(bus, SystemClock(), LISTEN_MS), read_fleet(bus, ("node", "pod", "daemonset"))
+        )
     if output is OutputFormat.TABLE:
         print("\n".join(f"{label + ':':<16}{text}" for label, text in _lines(about, view)))
+        _print_workers(beats, about.shards)
     else:
-        print_object(_document(about, view), output)
+        workers = {"workers": documents(beats), "unownedShards": unowned(beats, about.shards)}
+        print_object(_document(about, view) | workers, output)
     return ExitCode.DONE
+
+
+def _print_workers(beats: list[Beat], shards: int) -> None:
+    if not beats:
+        print("\nNo worker was heard: nobody decides for this fleet.", flush=True)
+        return
+    print(flush=True)
+    table(beats, time.time_ns() // 1_000_000).print()
+    alone = unowned(beats, shards)
+    if alone:
+        print(f"\nNobody decides for shards {ranges(alone)}.", flush=True)
 
 
 def _lines(about: FleetInfo, view: FleetView) -> list[tuple[str, str]]:

@@ -108,6 +108,6 @@ async def local_fleet(target: Target, wanted: Wanted) -> AsyncIterator[LocalFlee
             note_line(STARTS_ANEW)
         simulated = SimulatedFleet(wanted.nodes, behaviour=Behaviour(seed=wanted.seed))
         host = AdapterHost(bus, SimulatedAdapter(wanted.backend, simulated))
-        worker = Worker(bus, WORKER_NAME)
+        worker = Worker(bus, WORKER_NAME, follow_all=True)
         async with beside(host.run(), worker.run()):
             yield LocalFleet(bus, host, worker, simulated, connection.shown, port)

@@ -114,6 +114,17 @@ Creds = Annotated[
 Nkey = Annotated[
     Path | None, _file_option("--nkey", "File with an nkey seed. (env: EVERYNODE_NATS_NKEY)")
 ]
+NatsContext = Annotated[
+    str,
+    typer.Option(
+        "--nats-context",
+        metavar="NAME",
+        help="NATS context to take server and user from; what is said besides counts more. "
+        "(env: EVERYNODE_NATS_CONTEXT)",
+        show_default="the selected one, if nothing else names a server",
+        rich_help_panel=_CONNECTION,
+    ),
+]
 TlsCa = Annotated[
     Path | None,
     _file_option("--tls-ca", "Certificate that signs the server's. (env: EVERYNODE_NATS_CA)"),
@@ -147,7 +158,7 @@ class Target(NamedTuple):
     """Which fleet a command is about, and how its log is reached.
 
     Attributes:
-        nats_given: `--nats` was given: the log is not ours to start.
+        nats_given: `--nats` or `--nats-context` was given: the log is not ours to start.
     """
 
     connection: Connection
@@ -156,8 +167,10 @@ class Target(NamedTuple):
 
 
 def _target(  # the signature is the declaration of the options
+    own_server: bool,
     *,
     nats: Nats = None,
+    nats_context: NatsContext = "",
     fleet: Fleet = "default",
     creds: Creds = None,
     nkey: Nkey = None,
@@ -165,8 +178,11 @@ def _target(  # the signature is the declaration of the options
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
 ) -> Target:
+    from everynode.runtime.credentials import warn_of_open_files  # noqa: PLC0415 - the root's help needs no log
+
     given = {
         "servers": tuple(nats or ()),
+        "context": nats_context,
         "creds": creds,
         "nkey_seed": nkey,
         "tls_ca": tls_ca,
@@ -175,7 +191,12 @@ def _target(  # the signature is the declaration of the options
     }
     overrides = {name: value for name, value in given.items() if value}
     check_fleet_name(fleet, "--fleet")
-    return Target(Connection.from_environment(overrides), fleet, bool(nats))
+    is_ours = own_server and not (
+        nats or nats_context
+    )  # then it is nobody's business where others are
+    connection = Connection() if is_ours else Connection.from_environment(overrides)
+    warn_of_open_files(connection)
+    return Target(connection, fleet, bool(nats or nats_context))
 
 
 def check_fleet_name(name: str, param_hint: str) -> None:
@@ -227,24 +248,21 @@ def connected(
     """
 
     def decorate(command: _Command[_P]) -> Callable[..., None]:
-        target_options = _parameters_of(_target)
+        target_options = _options_of(_target)
         if own_server:
             target_options = [
                 each.replace(annotation=NatsOfUp) if each.name == "nats" else each
                 for each in target_options
             ]
-        message_options = [
-            parameter
-            for parameter in _parameters_of(prepare_messages)
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        ]
+        message_options = _options_of(prepare_messages)
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
         @functools.wraps(command)
         def wrapper(**values: Any) -> None:
             messages = {option.name: values.pop(option.name) for option in message_options}
             prepare_messages(values.pop("ctx"), log_level, **messages)
-            target = _target(**{option.name: values.pop(option.name) for option in target_options})
+            options = {option.name: values.pop(option.name) for option in target_options}
+            target = _target(own_server, **options)
             try:
                 code = run(command(target, **values))  # type: ignore[call-arg] # typer passes what the signature names
                 sys.stdout.flush()
@@ -264,6 +282,15 @@ def connected(
         return wrapper
 
     return decorate
+
+
+def _options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """List those of a function's parameters that are options of a command: they are passed by name only."""
+    return [
+        parameter
+        for parameter in _parameters_of(function)
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
 
 
 def _parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -20,7 +20,7 @@ from everynode.cli.exits import ExitCode
 from everynode.cli.terminal import error_line
 from everynode.errors import EverynodeError
 
-STOP_SECONDS_MAX = 10.0
+STOP_SECONDS_MAX = 5.0
 """How long a command may take to leave in order after it was asked to stop."""
 
 GARBAGE_THRESHOLD = 50_000

@@ -17,6 +17,7 @@ from everynode.cli.exits import ExitCode
 from everynode.cli.options import Namespace, Target, connected
 from everynode.cli.resources import NODES, PODS, Resource
 from everynode.cli.terminal import error_line
+from everynode.errors import UnavailableError
 from everynode.manifest.names import (
     label_value_problem,
     qualified_name_problem,
@@ -48,7 +49,10 @@ async def _ask(target: Target, backend: str, request: dict[str, Any], done: str)
     async with await connect(target.connection, target.fleet) as bus:
         subject = control_subject(bus.subjects, backend)
         answer = await bus.request(subject, msgspec.json.encode(request), ANSWER_TIMEOUT_MS)
-    fields = msgspec.json.decode(answer, type=dict[str, Any])
+    try:
+        fields = msgspec.json.decode(answer, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnavailableError(f"backend {backend}: its answer cannot be read: {error}") from error
     if "error" in fields:
         error_line(str(fields["error"]))
         return ExitCode.REFUSED

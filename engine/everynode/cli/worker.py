@@ -10,6 +10,7 @@ import structlog
 import typer
 
 from everynode.cli.exits import ExitCode
+from everynode.cli.metrics import MetricsAddress, worker_shown
 from everynode.cli.options import LogLevel, Target, connected
 from everynode.cli.running import until_stopped
 from everynode.runtime.jetstream import connect
@@ -18,7 +19,7 @@ from everynode.runtime.worker import Worker
 EPILOG = """
 Example: everynode worker --nats nats://10.0.0.7:4222 --log-format json
 
-Start as many as you like: of decisions about the same set at the same time, the log takes one. SIGTERM ends it.
+Start as many as you like: they share the work, and take over from one that dies. SIGTERM ends it.
 """
 
 log = structlog.get_logger(__name__)
@@ -45,11 +46,14 @@ async def worker(
             show_default="host and process",
         ),
     ] = "",
+    metrics_address: MetricsAddress = "",
 ) -> ExitCode:
     """Decide for a fleet, until asked to stop."""
     name = name or default_name()
     async with await connect(target.connection, target.fleet) as bus:
-        log.info("worker starts", worker=name, fleet=target.fleet)
-        await until_stopped(Worker(bus, name).run())
+        deciding = Worker(bus, name)
+        async with worker_shown(metrics_address, bus, deciding):
+            log.info("worker starts", worker=name, fleet=target.fleet)
+            await until_stopped(deciding.run())
         log.info("worker stops", worker=name, fleet=target.fleet)
     return ExitCode.DONE

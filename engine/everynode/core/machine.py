@@ -7,6 +7,8 @@ its way at a time.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from everynode.core.commands import Command, Outcome
 from everynode.core.decision import Proposal, propose, selects_everything
 from everynode.core.events import StatusReported
@@ -23,6 +25,14 @@ AWAITED_COMMANDS_MAX = 20_000
 """Commands of whose outcomes people are told; of the oldest ones beyond they are not."""
 
 
+class Told(NamedTuple):
+    """What a worker has to tell people, and has told them; kept from one of its machines to the next."""
+
+    board: NoticeBoard
+    awaited: dict[str, Command]
+    skipped: dict[SetKey, frozenset[str]]
+
+
 class WorkerMachine:
     """Decides for the sets of some shards.
 
@@ -30,20 +40,52 @@ class WorkerMachine:
         name: Who this is; recorded in its decisions.
         shards: How many shards the fleet has.
         limits: What the worker allows itself.
+        predecessor: The machine of the same worker that this one takes the place of: what that one had still to tell
+            people is told by this one, and of its commands' outcomes the one that hears them first.
+
+    Attributes:
+        owned: The shards that it decides for and reports on; it may know of others. All, unless ``own`` says else.
+        told: What it has to tell people.
     """
 
-    def __init__(self, name: str, shards: int, limits: Limits) -> None:
+    def __init__(
+        self, name: str, shards: int, limits: Limits, predecessor: WorkerMachine | None = None
+    ) -> None:
         """Start before the first message."""
         self.name = name
         self.shards = shards
+        self.owned = frozenset(range(shards))
         self.fleet = FleetState(limits)
         self._in_flight: dict[SetKey, Proposal] = {}
         self._to_report: set[SetKey] = set()
         self._reported: dict[SetKey, Status] = {}
-        self._board = NoticeBoard()
-        self._skipped: dict[SetKey, frozenset[str]] = {}
-        self._awaited: dict[str, Command] = {}
+        self.told: Told = Told(NoticeBoard(), {}, {}) if predecessor is None else predecessor.told
+        self._board, self._awaited, self._skipped = self.told
         self._faults: dict[SetKey, Exception] = {}
+
+    def own(self, shards: frozenset[int]) -> None:
+        """Decide for these shards from now on, and for no others. What is on its way goes on its way.
+
+        A set that is gained is looked at afresh; it must have been followed for as long as the others.
+        """
+        gained, lost = shards - self.owned, self.owned - shards
+        self.owned = shards
+        for key in self.fleet.sets:
+            shard = self.shard(key)
+            if shard in gained:
+                self.fleet.dirty.add(key)
+            elif shard in lost:
+                self._reported.pop(key, None)
+                self._to_report.discard(key)
+
+    def owns(self, key: SetKey) -> bool:
+        """Say whether this worker decides for a set."""
+        return self.shard(key) in self.owned
+
+    @property
+    def engaged(self) -> frozenset[int]:
+        """The shards that it decides for, and those for which a proposal of its own is still on its way."""
+        return self.owned.union(map(self.shard, self._in_flight))
 
     def load(self, record: Record) -> None:
         """Take in a message that STATE kept.
@@ -100,7 +142,7 @@ class WorkerMachine:
             if len(found) >= count_max:
                 break
             state = self.fleet.sets.get(key)
-            if state is not None:
+            if state is not None and self.owns(key):
                 proposal = self._propose(key, state)
                 self._to_report.add(key)
                 if proposal is not None:
@@ -170,7 +212,7 @@ class WorkerMachine:
     def reports(self) -> list[Status]:
         """Return the statuses that differ from what was last reported; call it no more often than wanted."""
         found = []
-        for key in sorted(self._to_report):
+        for key in sorted(filter(self.owns, self._to_report)):
             state = self.fleet.sets.get(key)
             before = None if state is None else self._reported.get(key, state.status)
             status = None if state is None else self._status(key, before)
@@ -222,8 +264,12 @@ class WorkerMachine:
         self._to_report.add(status.set_key)
 
     def due(self) -> Due | None:
-        """Return what, in log time, time alone will ask for first."""
-        return self.fleet.due()
+        """Return what, in log time, time alone will ask for first.
+
+        ``None`` also if that concerns a set of another worker, which will say that the time has come.
+        """
+        due = self.fleet.due()
+        return due if due is not None and self.owns(due.set_key) else None
 
     def shard(self, key: SetKey) -> int:
         """Return the shard of a set."""
@@ -231,7 +277,12 @@ class WorkerMachine:
 
     @property
     def settled(self) -> bool:
-        """Nothing is to be decided or reported, and no command is waiting for its effect."""
-        if self.fleet.dirty or self._in_flight or self._to_report or self._board:
+        """Nothing that it owns is to be decided or reported, and no command is waiting for its effect."""
+        if (
+            self._in_flight
+            or self._to_report
+            or self._board
+            or any(map(self.owns, self.fleet.dirty))
+        ):
             return False
-        return not any(state.pending for state in self.fleet.sets.values())
+        return not any(state.pending for key, state in self.fleet.sets.items() if self.owns(key))

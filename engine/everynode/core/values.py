@@ -29,7 +29,11 @@ PROGRESS_DEADLINE_SECONDS = 600
 """How long a rollout may make no progress if its set does not say (as a Deployment, apps/v1)."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
-Whole = Annotated[int, msgspec.Meta(ge=0)]
+
+WHOLE_MAX = 253_402_300_799_999
+"""The last millisecond of the year 9999: a later one cannot be written as a date, and nothing else counts so far."""
+
+Whole = Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)]
 
 
 class SetKey(NamedTuple):

@@ -105,7 +105,7 @@ class Claim:
         if payload and self._held is not None:
             try:
                 other = msgspec.json.decode(payload, type=Holder)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 log.warning("not understood", subject=self._subject)
             else:
                 if other < self._held:

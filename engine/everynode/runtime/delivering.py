@@ -29,6 +29,9 @@ PULL_EXPIRES_MS = 30_000
 PULL_MESSAGES_MAX = 256
 HEARTBEAT_MS = 1_000
 SILENCE_MS_MAX = 3_500
+INBOX_MESSAGES_MAX = (
+    4 * PULL_MESSAGES_MAX
+)  # that wait to be taken; more than was asked for comes only from strangers
 
 _NANOSECONDS_PER_MS = 1_000_000
 
@@ -163,7 +166,10 @@ class CommandConsumer:
         }
 
     async def _receive(self, message: Msg) -> None:
-        self._inbox.append(message)
+        # Heartbeats say only that the server is there; while nobody takes anything they would pile up.
+        is_heartbeat = not _is_command(message) and _status(message) == "100"
+        if not is_heartbeat and len(self._inbox) < INBOX_MESSAGES_MAX:
+            self._inbox.append(message)  # else it comes again, as nobody acknowledges it
         self._arrived.set()
 
     async def _ask(self) -> None:
@@ -177,7 +183,7 @@ class CommandConsumer:
             "idle_heartbeat": HEARTBEAT_MS * _NANOSECONDS_PER_MS,
         }
         await self._link.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}",
+            self._link.api_subject(f"CONSUMER.MSG.NEXT.{self._stream}.{self._name}"),
             msgspec.json.encode(body),
             reply=self._deliver_to,
         )
@@ -185,7 +191,7 @@ class CommandConsumer:
 
     def _take(self, message: Msg) -> CommandDelivery | None:
         """Make a delivery of a message, or learn from one that is about the request."""
-        if not message.reply.startswith("$JS.ACK."):  # not a command, but about what was asked
+        if not _is_command(message):
             self._learn(message.headers or {})
             return None
         about = delivered(message.reply)
@@ -195,8 +201,6 @@ class CommandConsumer:
 
     def _learn(self, headers: dict[str, str]) -> None:
         status = headers.get("Status", "")
-        if status == "100":
-            return
         if status in {"404", "408"}:  # the request has ended, having brought less than asked
             self._asked = max(self._asked - int(headers.get("Nats-Pending-Messages", "0")), 0)
             return
@@ -220,3 +224,12 @@ class CommandConsumer:
             if delivery is not None:
                 await delivery.nak(0)
         self._inbox.clear()
+
+
+def _is_command(message: Msg) -> bool:
+    """Say whether it is one, or else about what was asked; headers say nothing of that, as anybody may set them."""
+    return bool(message.reply.startswith("$JS.ACK."))
+
+
+def _status(message: Msg) -> str:
+    return (message.headers or {}).get("Status", "")

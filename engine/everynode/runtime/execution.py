@@ -38,7 +38,7 @@ from everynode.errors import (
 )
 from everynode.ports import Adapter, Clock, Delivery, Outgoing
 from everynode.runtime.bus import FleetBus
-from everynode.runtime.counts import HostCounts
+from everynode.runtime.counts import Filled, HostCounts
 from everynode.runtime.failures import traceback_of
 from everynode.runtime.ledger import Place
 from everynode.runtime.logbook import Logbook
@@ -67,6 +67,8 @@ class ExecutionLimits:
         standstill_ms_max: How long that may have been ago; after that the log may have handed them out again, and
             whatever is known here may be over.
         outcomes_remembered_max: Outcomes by which a command that comes again is answered without another call.
+        unsettled_ms: How long a call that got no answer may still take effect. For so long no other pod of the set is
+            made on the node.
     """
 
     in_flight_max: int = 2_048
@@ -78,6 +80,7 @@ class ExecutionLimits:
     progress_interval_ms: int = 3_000  # the log waits for 10 s: delivering.ACK_WAIT_MS
     standstill_ms_max: int = 8_000
     outcomes_remembered_max: int = 10_000
+    unsettled_ms: int = 10_000
 
 
 _Message = tuple[int, str]
@@ -136,7 +139,8 @@ class Execution:
         self._busy: dict[Place, deque[_Task]] = {}
         self._calls: Counter[SetKey] = Counter()
         self._parked: dict[SetKey, deque[_Task]] = {}
-        self._in_hand: set[_Task] = set()
+        self._unsettled: dict[Place, dict[str, float]] = {}  # until when, by the pod's name
+        self._in_hand: dict[_Task, None] = {}  # in the order in which they came
         self._answered: OrderedDict[_Message, Outcome] = OrderedDict()
         self._to_acknowledge: list[_Task] = []
         self._stored = asyncio.Event()
@@ -157,8 +161,19 @@ class Execution:
                 for _ in range(self._limits.concurrency_max):
                     group.create_task(self._work())
         finally:
-            for task in self._in_hand:
+            for task in list(self._in_hand):
                 await task.delivery.nak(0)
+
+    def queues(self) -> dict[str, Filled]:
+        """How full its queues are."""
+        limits = self._limits
+        return {
+            "commands_in_hand": Filled(len(self._in_hand), limits.in_flight_max),
+            "commands_waiting": Filled(self._queue.qsize(), limits.in_flight_max),
+            "commands_parked": Filled(sum(map(len, self._parked.values())), limits.in_flight_max),
+            "calls": Filled(self._calls.total(), limits.concurrency_max),
+            "outcomes_remembered": Filled(len(self._answered), limits.outcomes_remembered_max),
+        }
 
     # --- from the log -------------------------------------------------------------------------------------------------
 
@@ -170,7 +185,7 @@ class Execution:
                 if task is None:
                     await delivery.ack()
                 else:
-                    self._in_hand.add(task)
+                    self._in_hand[task] = None
                     await self._queue.put(task)
 
     def _open(self, delivery: Delivery) -> _Task | None:
@@ -249,9 +264,13 @@ class Execution:
             outcome = await self._carry_out(task)
         except StaleError:
             raise
-        except (UnavailableError, OutcomeUnknownError) as error:
-            await self._try_again_later(task, str(error), getattr(error, "retry_after_ms", None))
+        except UnavailableError as error:
+            await self._try_again_later(task, str(error), error.retry_after_ms)
+        except OutcomeUnknownError as error:
+            self._leave_unsettled(task)
+            await self._try_again_later(task, str(error), None)
         except TimeoutError:
+            self._leave_unsettled(task)
             text = f"no answer within {self._limits.apply_timeout_ms} ms"
             await self._try_again_later(task, text, None)
         except Exception as error:  # noqa: BLE001 - a bug in an adapter stops nobody else (L3)
@@ -260,6 +279,7 @@ class Execution:
                 subject=task.delivery.received.subject,
                 traceback=traceback_of(error),
             )
+            self._leave_unsettled(task)
             await self._try_again_later(task, f"{type(error).__name__}: {error}", None)
         else:
             self._counts.outcomes[outcome.result] += 1
@@ -287,8 +307,7 @@ class Execution:
         if isinstance(command, CreatePod):
             command = replace(command, template=await self._templates.of(command))
         self._check_moving()
-        async with asyncio.timeout(self._limits.apply_timeout_ms / MS_PER_SECOND):
-            outcome = await self._adapter.apply(command)
+        outcome = await self._apply(command)
         if outcome.id != command.id:
             raise InvariantError(f"the adapter answered command {command.id} with {outcome.id}")
         if outcome.result == "done" and isinstance(command, CreatePod):
@@ -296,6 +315,14 @@ class Execution:
         elif outcome.result == "done" and isinstance(command, AdoptPod):
             self._ledger.expect(command.pod_key, task.place, command.pod_uid)
         return outcome
+
+    async def _apply(self, command: Command) -> Outcome:
+        began_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._limits.apply_timeout_ms / MS_PER_SECOND):
+                return await self._adapter.apply(command)
+        finally:
+            self._counts.applied.add(asyncio.get_running_loop().time() - began_s)
 
     async def _objection(self, command: Command, task: _Task) -> str:
         """Say why a command is no longer wanted; empty if it is.
@@ -324,6 +351,7 @@ class Execution:
 
     def _place_taken(self, command: CreatePod | AdoptPod, task: _Task) -> str:
         """Say which live pod has the place; a second one is for a create into slot 1, of another revision."""
+        self._check_settled(command, task.place)
         neighbours = self._ledger.neighbours(task.place, command.pod)
         slot, revision = 0, None
         if isinstance(command, CreatePod):
@@ -335,6 +363,32 @@ class Execution:
             if len(neighbours) > slot or self._ledger.pods[key].revision == revision:
                 return f"node {command.node} has pod {key.name} already"
         return ""
+
+    def _leave_unsettled(self, task: _Task) -> None:
+        """Note that a call may still put a pod in its place: nobody has said that it will not."""
+        if not isinstance(task.command, CreatePod | AdoptPod):
+            return
+        now_s = asyncio.get_running_loop().time()
+        for place in [
+            place for place, pods in self._unsettled.items() if max(pods.values()) <= now_s
+        ]:
+            del self._unsettled[place]
+        until_s = now_s + self._limits.unsettled_ms / MS_PER_SECOND
+        self._unsettled.setdefault(task.place, {})[task.command.pod] = until_s
+
+    def _check_settled(self, command: CreatePod | AdoptPod, place: Place) -> None:
+        """Make sure that no call for another pod may still take effect in the same place (S1).
+
+        Raises:
+            UnavailableError: One may, for a while.
+        """
+        pods = self._unsettled.get(place, {})
+        until_s = max((until for pod, until in pods.items() if pod != command.pod), default=0.0)
+        wait_ms = int((until_s - asyncio.get_running_loop().time()) * MS_PER_SECOND)
+        if wait_ms > 0:
+            raise UnavailableError(
+                "another pod may still be made there: a call had no answer", wait_ms
+            )
 
     async def _node_changed(self, command: CreatePod) -> str:
         node = self._ledger.nodes.get(command.node_key)
@@ -371,7 +425,7 @@ class Execution:
             self._answer(task, outcome_of(task.command, "failed", reason))
             return
         self._counts.retried += 1
-        self._in_hand.discard(task)
+        self._in_hand.pop(task, None)
         await task.delivery.nak(max(self._delay_ms(tries), retry_after_ms or 0))
 
     def _delay_ms(self, tries: int) -> int:
@@ -405,7 +459,7 @@ class Execution:
             self._stored.clear()
             tasks, self._to_acknowledge = self._to_acknowledge, []
             for task in tasks:
-                self._in_hand.discard(task)
+                self._in_hand.pop(task, None)
                 await task.delivery.ack()
 
     async def _report_progress(self) -> None:

@@ -18,12 +18,12 @@ import structlog
 
 from everynode import wire
 from everynode.core.values import SetKey
-from everynode.errors import EverynodeError, StaleError, UnavailableError
+from everynode.errors import EverynodeError, MalformedMessageError, StaleError, UnavailableError
 from everynode.ports import Adapter, Clock, Controllable, Reporting
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.claim import Claim
 from everynode.runtime.clock import SystemClock
-from everynode.runtime.counts import HostCounts
+from everynode.runtime.counts import Filled, HostCounts
 from everynode.runtime.declaring import Declarations
 from everynode.runtime.execution import Execution, ExecutionLimits
 from everynode.runtime.failures import traceback_of
@@ -75,6 +75,7 @@ class AdapterHost:
         self._settings = settings or HostSettings()
         self._clock = clock or SystemClock()
         self._logbook: Logbook | None = None
+        self._execution: Execution | None = None
         self._reporter: Reporter | None = None
         subject = f"{bus.subjects.prefix}.host.{wire.token(adapter.backend)}"
         self._claim = Claim(bus, subject, self._clock, host_id)
@@ -83,6 +84,16 @@ class AdapterHost:
     def published_sequence(self) -> int:
         """The last message that this host stored in the log; 0 before the first."""
         return 0 if self._logbook is None else self._logbook.outbox.last_sequence
+
+    @property
+    def stands_by(self) -> bool:
+        """Another host of this backend is at work."""
+        return self._claim.waits > 0
+
+    def queues(self) -> dict[str, Filled]:
+        """How full its queues are."""
+        found = {} if self._logbook is None else {"outbox": self._logbook.outbox.filled}
+        return found if self._execution is None else found | self._execution.queues()
 
     async def run(self) -> None:
         """Observe and carry out, until cancelled; start again from STATE when the log is not what it was.
@@ -135,6 +146,7 @@ class AdapterHost:
             counts=self.counts,
             doubt=observer.doubt,
         )
+        self._execution = execution
 
         async def observed_is_stored() -> None:
             await observer.listed.wait()
@@ -170,11 +182,18 @@ async def _answer_request(adapter: Controllable, payload: bytes) -> bytes:
     """Answer a request that came over the network with JSON, whatever it was."""
     answer: dict[str, object]
     try:
-        request = msgspec.json.decode(payload, type=dict[str, Any])
-        answer = await adapter.control(request)
-    except (EverynodeError, msgspec.DecodeError) as error:
+        answer = await adapter.control(_request_in(payload))
+    except EverynodeError as error:
         answer = {"error": str(error)}
     except Exception as error:  # noqa: BLE001 - a bug in an adapter stops nobody else (L3)
         log.error("adapter failed on a request", traceback=traceback_of(error))  # noqa: TRY400 - see failures
         answer = {"error": f"the adapter failed: {type(error).__name__}"}
     return msgspec.json.encode(answer)
+
+
+def _request_in(payload: bytes) -> dict[str, Any]:
+    try:
+        request: dict[str, Any] = msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessageError(f"not a request: {error}") from error
+    return request

@@ -21,9 +21,15 @@ from nats.aio.msg import Msg
 from everynode.errors import EverynodeError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Outgoing, Received
 from everynode.runtime.bus import LogPosition
+from everynode.runtime.counts import Filled, LinkCounts
 from everynode.runtime.delivering import CommandConsumer, CommandDelivery
 from everynode.runtime.failures import traceback_of
-from everynode.runtime.following import Delivered, Follower, milliseconds
+from everynode.runtime.following import (
+    BUFFER_MESSAGES_MAX,
+    Delivered,
+    Follower,
+    milliseconds,
+)
 from everynode.runtime.link import ApiRefusal, Link
 from everynode.runtime.publishing import Publisher
 from everynode.runtime.settings import Connection, StreamSettings
@@ -103,6 +109,7 @@ class JetStreamBus:
         self._log = log_name(subjects.fleet)
         self._state = state_name(subjects.fleet)
         self._publisher = Publisher(link, secrets.token_hex(8))
+        self._following: set[Follower] = set()
 
     async def __aenter__(self) -> Self:
         """Nothing is left to do: ``connect`` did it."""
@@ -125,6 +132,16 @@ class JetStreamBus:
     def connected(self) -> bool:
         """There is a connection now. Without one, calls raise ``UnavailableError`` at once."""
         return self._link.connected
+
+    @property
+    def counts(self) -> LinkCounts:
+        """What the connection has been through."""
+        return self._link.counts
+
+    def queues(self) -> dict[str, Filled]:
+        """How full its queues are; of several that follow the log, the fullest."""
+        longest = max((follower.waiting for follower in self._following), default=0)
+        return {"follow": Filled(longest, BUFFER_MESSAGES_MAX)}
 
     @property
     def tombstone_ttl_seconds(self) -> int | None:
@@ -207,10 +224,12 @@ class JetStreamBus:
             self._link, self._log, subjects, from_sequence, _from_log, complete=True
         )
         chunks = follower.chunks()
+        self._following.add(follower)
         try:
             async for chunk in chunks:
                 yield chunk
         finally:
+            self._following.discard(follower)
             await chunks.aclose()
 
     def commands(self, backend: str, in_flight_max: int) -> AsyncGenerator[CommandDelivery]:

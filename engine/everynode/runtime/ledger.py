@@ -134,6 +134,8 @@ class Ledger:
         self.backend = backend
         self.nodes: dict[NodeKey, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
+        self.gone_nodes: set[NodeKey] = set()
+        """Nodes of which the log says that they are gone, as long as pods are known there."""
         self.spoiled: set[str] = set()
         """Subjects of what is known whose last message cannot be used: whatever is observed there differs from it."""
         self._subjects = subjects
@@ -155,7 +157,7 @@ class Ledger:
             case PodObserved(pod=pod):
                 same = self.pods.get(pod.key) == pod
             case NodeGone():
-                return fact.key in self.nodes
+                return fact.key in self.nodes or fact.key in self._unheard_of
             case PodGone():
                 return self._known_of(fact.key, fact.set_key) is not None
         return not same or (bool(self.spoiled) and self._subjects.of(fact) in self.spoiled)

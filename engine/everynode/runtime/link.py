@@ -25,7 +25,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from everynode.errors import ConfigurationError, OutcomeUnknownError, UnavailableError
+from everynode.runtime.counts import LinkCounts
+from everynode.runtime.credentials import client_options
 from everynode.runtime.exchange import Exchange
+from everynode.runtime.serving import Serving, cancellations
 from everynode.runtime.settings import Connection
 
 SERVER_VERSION_MIN = (2, 12)
@@ -96,13 +99,13 @@ class Link:
         self.connection = connection
         self.epoch = 0
         """Raised with each new connection: consumers and subscriptions made before are gone."""
+        self.counts = LinkCounts()
         self._client = Client()
         self._exchange = Exchange(self._client)
         self._closing = False
         self._lost = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
-        self._served: dict[str, Callable[[Msg], Awaitable[None]]] = {}
-        self._serving: dict[str, Subscription] = {}
+        self._serving = Serving(self.counts)
         self._overseer: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
 
@@ -124,7 +127,8 @@ class Link:
         self._closing = True
         if self._overseer is not None:
             self._overseer.cancel()
-            await asyncio.wait([self._overseer])
+            # The library may swallow that in the middle of connecting, which takes as long as it takes.
+            await asyncio.wait([self._overseer], timeout=CLOSE_TIMEOUT_MS / 1000)
         self._exchange.lose()
         await _close(self._client)
         self._wake()
@@ -180,19 +184,11 @@ class Link:
         Raises:
             UnavailableError: There is no connection.
         """
-        client = self._ready()
-        self._serving[subject] = await client.subscribe(subject, cb=receive)
-        self._served[subject] = receive
+        await self._serving.start(self._ready(), subject, receive)
 
     async def stop_serving(self, subject: str) -> None:
         """Hear no more messages on a subject; repeating this is harmless."""
-        self._served.pop(subject, None)
-        subscription = self._serving.pop(subject, None)
-        if subscription is not None:
-            with contextlib.suppress(
-                errors.Error
-            ):  # the connection, and with it the subscription, may be gone
-                await subscription.unsubscribe()
+        await self._serving.stop(subject)
 
     async def publish(
         self,
@@ -206,13 +202,13 @@ class Link:
         Raises:
             UnavailableError: There is no connection; nothing was sent.
         """
-        client, before = self._ready(), _cancellations()
+        client, before = self._ready(), cancellations()
         try:
             await client.publish(subject, payload, reply=reply, headers=headers)
         except errors.Error as error:
             message = f"nothing was sent to {subject}: {error}"
             raise UnavailableError(message) from error
-        if _cancellations() > before:  # the library swallows one while it waits for room
+        if cancellations() > before:  # the library swallows one while it waits for room
             raise asyncio.CancelledError
 
     async def request(
@@ -255,10 +251,14 @@ class Link:
         """
         payload = msgspec.json.encode(body) if body is not None else b""
         try:
-            answer = await self.request(f"$JS.API.{operation}", payload, timeout_ms)
+            answer = await self.request(self.api_subject(operation), payload, timeout_ms)
         except OutcomeUnknownError as error:
             raise UnavailableError(str(error)) from error
         return read_answer(answer)
+
+    def api_subject(self, operation: str) -> str:
+        """Name the subject on which JetStream's API is asked for something."""
+        return f"{self.connection.api_prefix}.{operation}"
 
     def _ready(self) -> Client:
         if not self._client.is_connected:
@@ -273,33 +273,47 @@ class Link:
                 async with asyncio.timeout(OVERSEE_INTERVAL_MS / 1000):
                     await self._lost.wait()
             self._lost.clear()
-            if not self._client.is_connected:
-                log.warning(
-                    "connection to NATS lost",
-                    servers=self.connection.shown,
-                    error=repr(self._last_error),
-                )
-                await self._replace()
-                log.info("connection to NATS is back", servers=self.connection.shown)
+            if self._client.is_connected:
+                with contextlib.suppress(errors.Error):  # it has gone meanwhile, and is seen next
+                    await self._serving.revive(self._client)
+                continue
+            shown = self.connection.shown
+            log.warning("connection to NATS lost", servers=shown, error=repr(self._last_error))
+            await self._replace()
 
     async def _replace(self) -> None:
         self._exchange.lose()
         await _close(self._client)
         failures = 0
-        while True:
+        while not self._closing:
             await asyncio.sleep(delay_ms(failures) / 1000)
             try:
                 client, exchange = await self._connect()
-                for subject, receive in list(self._served.items()):
-                    self._serving[subject] = await client.subscribe(subject, cb=receive)
-            except (ConfigurationError, UnavailableError, errors.Error) as error:
+                await self._move_to(client)
+            except Exception as error:  # noqa: BLE001 - whatever it is: who stops trying is dead for good
                 failures += 1
-                log.warning("cannot connect to NATS again yet", error=str(error))
+                self.counts.reconnect_failures += 1
+                log.warning("cannot connect to NATS again yet", error=str(error) or repr(error))
             else:
-                break
+                await self._take_over(client, exchange)
+                return
+
+    async def _take_over(self, client: Client, exchange: Exchange) -> None:
+        if self._closing:
+            await _close(client)
+            return
         self._client, self._exchange = client, exchange
         self.epoch += 1
+        self.counts.reconnects += 1
+        log.info("connection to NATS is back", servers=self.connection.shown)
         self._wake()
+
+    async def _move_to(self, client: Client) -> None:
+        try:
+            await self._serving.move_to(client)
+        except BaseException:
+            await _close(client)
+            raise
 
     async def _connect(self) -> tuple[Client, Exchange]:
         client = Client()
@@ -333,12 +347,7 @@ class Link:
             "error_cb": self._on_error,
             "closed_cb": self._on_closed,
         }
-        if connection.creds is not None:
-            options["user_credentials"] = str(connection.creds)
-        if connection.nkey_seed is not None:
-            options["nkeys_seed"] = str(connection.nkey_seed)
-        if connection.user is not None:
-            options |= {"user": connection.user, "password": connection.password or ""}
+        options |= client_options(connection)
         if connection.tls_ca is not None or connection.tls_cert is not None:
             options["tls"] = self._tls()
         return options
@@ -378,6 +387,11 @@ class Link:
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error
+        if isinstance(error, errors.SlowConsumerError):
+            self.counts.dropped += 1
+        # Said aloud: whoever asked only sees that no answer comes.
+        if "permissions violation" in str(error):
+            log.warning("NATS does not allow this", error=str(error))
         log.debug("nats error", error=repr(error), servers=self.connection.shown)
 
     async def _on_closed(self) -> None:
@@ -412,14 +426,9 @@ def _version_of(client: Client) -> str:
         return str(error)
 
 
-def _cancellations() -> int:
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
-
-
 async def _close(client: Client) -> None:
     """Close, but do not wait for ever: after a failed TLS handshake the library would."""
-    with contextlib.suppress(TimeoutError, errors.Error, OSError, AssertionError):
+    with contextlib.suppress(Exception):  # whatever it is: there is nothing left to do with it
         async with asyncio.timeout(CLOSE_TIMEOUT_MS / 1000):
             await client.close()
 

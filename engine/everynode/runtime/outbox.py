@@ -17,6 +17,7 @@ import structlog
 from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.errors import MalformedMessageError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Bus, Clock, Outgoing
+from everynode.runtime.counts import Filled
 from everynode.runtime.publishing import BATCH_BYTES_MAX
 
 log = structlog.get_logger(__name__)
@@ -63,6 +64,11 @@ class Outbox:
     def is_full(self) -> bool:
         """Whoever can wait, should: see ``wait_for_room``."""
         return len(self._waiting) >= self._waiting_max
+
+    @property
+    def filled(self) -> Filled:
+        """How full it is. Outcomes of commands are put in all the same: of those in hand there is a limit as well."""
+        return Filled(len(self._waiting), self._waiting_max)
 
     def put(self, outgoing: Outgoing, stored: Stored | None = None, *, last: bool = False) -> None:
         """Take a message. One that waits on the same subject is replaced, and ``stored`` is called for both.

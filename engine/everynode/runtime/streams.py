@@ -128,6 +128,8 @@ async def open_streams(
     await _open_state(link, subjects, chosen, make=create is not None)
     if create is not None:
         await _check_origin(link, fleet)
+        for backend, identity in sorted(create.backends.items()):
+            await record_backend(link, fleet, backend, identity)
     return subjects, found
 
 
@@ -344,6 +346,12 @@ async def record_backend(link: Link, fleet: str, backend: str, identity: str) ->
             await link.call(f"STREAM.UPDATE.{name}", config)
         except ApiRefusal as refusal:
             raise _refused(name, refusal) from refusal
+        except UnavailableError as error:  # a server gives no answer to what it does not let us ask
+            message = (
+                f"backend {backend} could not be recorded in fleet {fleet}: {error}; if this user may not change "
+                f"streams, an operator does it: `everynode fleet create {fleet} --backend {backend}={identity}`"
+            )
+            raise UnavailableError(message) from error
     message = (
         f"stream {name}: backend {backend} could not be recorded {METADATA_ATTEMPTS_MAX} times"
     )

@@ -1,94 +1,52 @@
-"""The driver around a worker machine: reads the log, folds it, writes what the machine proposes.
+"""A worker: decides for its share of a fleet's sets, and takes over what others leave behind.
 
-All that is decided is decided in ``core.machine``; this module only moves messages, waits and retries. It holds nothing
-that it cannot read again: killed at any point and started anew, it reads STATE and the last minutes of the log and
-goes on.
+It runs one ``session`` that knows the worker's shards. When shards come to it, it begins another session beside the
+first, which goes on until the new one has read everything; so nobody waits while somebody reads. ``roster`` knows who
+else is there. It holds nothing that it cannot read again: killed at any point and started anew, it reads STATE and the
+last minutes of the log and goes on. Nothing here is needed for safety: that is the fence's business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+import contextlib
 
 import structlog
 
-from everynode import wire
-from everynode.core.commands import CreatePod, DeletePod
-from everynode.core.decision import Proposal
-from everynode.core.events import NoticeReported, StatusReported, Tick
-from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
-from everynode.core.state import FleetState, Record
 from everynode.core.values import SetKey, Status
-from everynode.errors import (
-    OutcomeUnknownError,
-    RefusedError,
-    StaleError,
-    UnavailableError,
-)
-from everynode.ports import Clock, Outgoing, Received
+from everynode.errors import StaleError, UnavailableError
+from everynode.ports import Clock
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.clock import SystemClock
-from everynode.runtime.failures import traceback_of
-from everynode.runtime.view import last_good
+from everynode.runtime.counts import WorkerCounts
+from everynode.runtime.roster import Roster, Standing
+from everynode.runtime.session import RETRY_LAST_MS, Means, Session, jittered
+
+__all__ = ["Worker", "WorkerCounts"]
 
 log = structlog.get_logger(__name__)
 
-PROPOSALS_IN_FLIGHT_MAX = 64
-STATUS_INTERVAL_MS = 200
-"""How many messages in a row on one subject may be well formed and yet not usable before it counts as empty."""
-RETRY_FIRST_MS = 50
-RETRY_LAST_MS = 5_000
-TICK_INTERVAL_MS = 100
-SPOILED_MESSAGES_MAX = 1_000  # unusable messages that wait to be replaced by the last good ones
-
-
-@dataclass
-class WorkerCounts:
-    """What a worker has done since it started.
-
-    Attributes:
-        decisions: Decisions of its own that the log took.
-        creates: Creates in them.
-        deletes: Deletes in them.
-        refused: Proposals that the log refused because another decision came first.
-        malformed: Messages that could not be used.
-        restarts: How often it has started again from STATE.
-    """
-
-    decisions: int = 0
-    creates: int = 0
-    deletes: int = 0
-    refused: int = 0
-    malformed: int = 0
-    restarts: int = 0
-
-
-class _Position(NamedTuple):
-    start: int
-    end: int
-
-
-@dataclass
-class _Session:
-    """One run from STATE on: a machine, and the tasks that write for it."""
-
-    machine: WorkerMachine
-    caught_up_at: int
-    group: asyncio.TaskGroup
+RESTART_DELAY_MS = RETRY_LAST_MS // 5
+GATHER_MS = 50
+"""Shards that come to it within so short a time are read together."""
+SHED_AFTER_MS = 5_000
+"""So long a worker goes on following shards that are another one's now: if they come back, nothing is to be read."""
+CLAIM_WAIT_MS = 600
+"""How long it waits for another worker to let go of a shard. Whoever hears nothing of this worker would never."""
+LET_GO_MS = 500
+"""How long a session is waited for whose decisions are still on their way, before another takes its place."""
 
 
 class Worker:
-    """Decides for a fleet until it is cancelled.
+    """Decides for a fleet until it is cancelled, together with all others that do.
 
     Args:
         bus: The fleet's log.
-        name: Who this is, in decisions and logs.
+        name: Who this is, in decisions and logs; several may have one name.
         limits: What it allows itself.
         clock: Time to wait by.
+        follow_all: Know of all shards, also of those that others decide for.
     """
 
     def __init__(
@@ -97,37 +55,59 @@ class Worker:
         name: str,
         limits: Limits | None = None,
         clock: Clock | None = None,
+        *,
+        follow_all: bool = False,
     ) -> None:
         """Prepare; nothing is read before ``run``."""
         self.name = name
         self.counts = WorkerCounts()
-        self._bus = bus
-        self._limits = limits or Limits()
-        self._limits.check()
+        limits = limits or Limits()
+        limits.check()
         self._clock = clock or SystemClock()
-        self._session: _Session | None = None
+        self._all = frozenset(range(bus.subjects.shards)) if follow_all else None
         self._changed = asyncio.Event()
-        self._writing = 0
-        self._folded_at_ms = 0
-        self._spoiled: asyncio.Queue[Received] = asyncio.Queue(SPOILED_MESSAGES_MAX)
-        # Nodes and pods are said again by their adapter, statuses by the next report.
-        kinds = ("daemonset", "revision")
-        self._restated = tuple(f"{bus.subjects.prefix}.{kind}." for kind in kinds)
+        self._shares_changed = asyncio.Event()
+        self.roster = Roster(bus, self._clock, name, self._standing, self._shares_changed.set)
+        self._means = Means(
+            bus, self._clock, limits, name, self.counts, self._notify, self.roster.nudge
+        )
+        self._session: Session | None = None
+        self._in_charge = False  # the session was told what to decide for
+        self._next: Session | None = None
+        self._next_task: asyncio.Task[None] | None = None
+        self._next_from_ms = 0  # not before that is another session begun
+        self._claimed_since_ms: dict[int, int] = {}
+        self._missing_since_ms: int | None = None
+        self._surplus_since_ms: int | None = None
 
     async def run(self) -> None:
         """Work until cancelled; start again from STATE when the log is not what it was."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.roster.run())
+                group.create_task(self._work())
+        except (asyncio.CancelledError, Exception):
+            await self.roster.leave()
+            raise
+
+    async def _work(self) -> None:
+        await self.roster.greeted.wait()
         while True:
             try:
-                await self._run_session()
+                await self._share_work()
             except* StaleError as errors:
-                reason = str(errors.exceptions[0])
                 log.warning(
-                    "log changed under the worker; starting again from STATE", reason=reason
+                    "log changed under the worker; starting again from STATE",
+                    reason=_reason(errors),
                 )
             except* UnavailableError as errors:
-                log.warning("log unavailable; starting again", reason=str(errors.exceptions[0]))
+                log.warning("log unavailable; starting again", reason=_reason(errors))
+            self._session = self._next = self._next_task = None
+            self._in_charge = False
+            self._missing_since_ms = self._surplus_since_ms = None
+            self.roster.nudge()
             self.counts.restarts += 1
-            await self._clock.sleep_ms(_jittered(RETRY_LAST_MS // 5))
+            await self._clock.sleep_ms(jittered(RESTART_DELAY_MS))
 
     # What others may ask
 
@@ -137,19 +117,29 @@ class Worker:
         return 0 if self._session is None else self._session.machine.fleet.sequence
 
     @property
+    def behind(self) -> int:
+        """How many messages were on the log some seconds ago and had not been read."""
+        return 0 if self._session is None else self._session.behind
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The shards that it decides for."""
+        return frozenset() if self._session is None else self._session.machine.owned
+
+    @property
     def caught_up(self) -> bool:
         """It has read up to where the log ended when it started, and decides."""
-        return self._session is not None and self.sequence >= self._session.caught_up_at
+        return self._session is not None and self._in_charge
 
     @property
     def settled(self) -> bool:
-        """Nothing is to be done, nothing is on its way, and that is what the statuses say."""
-        if self._session is None or not self.caught_up or self._writing:
+        """Nothing of its own is to be done or on its way, that is what the statuses say, and no shard comes or goes."""
+        if self._session is None or not self.caught_up or self._next is not None:
             return False
-        return self._session.machine.settled
+        return self._session.settled
 
     def statuses(self) -> dict[SetKey, Status]:
-        """Return the statuses as the log has them."""
+        """Return the statuses as the log has them, of the sets that it knows."""
         if self._session is None:
             return {}
         sets = self._session.machine.fleet.sets
@@ -164,206 +154,149 @@ class Worker:
         while not (self.sequence >= sequence and self.settled):
             await self.wait_changed()
 
-    # One session
-
-    async def _run_session(self) -> None:
-        machine = WorkerMachine(self.name, self._bus.subjects.shards, self._limits)
-        shards = list(range(machine.shards))
-        position = await self._load(machine, shards)
-        async with asyncio.TaskGroup() as group:
-            self._writing = 0
-            self._session = _Session(machine, position.end, group)
-            group.create_task(self._report_statuses(machine))
-            group.create_task(self._tick(machine))
-            group.create_task(self._restate())
-            subjects = self._bus.subjects.followed_by_worker(shards)
-            async for chunk in self._bus.follow(subjects, position.start):
-                for received in chunk:
-                    self._fold(machine, received)
-                if chunk:
-                    self._folded_at_ms = self._clock.now_ms()
-                else:
-                    # Nothing of ours is left before the end: what follows it is for others.
-                    machine.caught_up(max(machine.fleet.sequence, position.end))
-                self._decide()
-                self._notify()
-
-    async def _load(self, machine: WorkerMachine, shards: list[int]) -> _Position:
-        """Read STATE; returns from where to follow the log, and where it ended just before."""
-        _, end, _ = await self._bus.log_position()
-        last = 0
-        async for chunk in self._bus.read_state(self._bus.subjects.loaded_by_worker(shards)):
-            for received in chunk:
-                last = max(last, received.sequence)
-                await self._load_one(machine, received)
-        time_ms = await self._bus.time_of(last) if last else None
-        if time_ms is None:
-            return _Position(last + 1, end)
-        start = await self._bus.sequence_at(time_ms - self._limits.horizon_ms)
-        return _Position(min(start, last + 1), end)
-
-    async def _load_one(self, machine: WorkerMachine, received: Received) -> None:
-        """Take in what STATE has of a subject; if that cannot be used, the last before it in LOG that can."""
-        if not self._took_in(machine.load, received):
-            good = await last_good(self._bus, received, self._usable)
-            if good is not None:
-                self._took_in(machine.load, good)
-
-    def _fold(self, machine: WorkerMachine, received: Received) -> None:
-        if not self._took_in(machine.fold, received):
-            machine.passed(received.sequence)
-
-    def _took_in(self, take: Callable[[Record], None], received: Received) -> bool:
-        """Take in a message; one that cannot be used is reported, and stops nobody else."""
-        try:
-            message = wire.decode_from(self._bus.subjects, received.subject, received.payload)
-            take(Record(received.sequence, received.time_ms, message))
-        except RefusedError as error:
-            self._report_malformed(received, str(error))
-        except Exception as error:  # noqa: BLE001 - a bug that one message meets is not the end of a fleet (L3)
-            self._report_malformed(received, traceback_of(error))
-        else:
-            return True
-        return False
-
-    def _usable(self, received: Received) -> bool:
-        """Say whether a message can be read and would be taken in."""
-        try:
-            message = wire.decode_from(self._bus.subjects, received.subject, received.payload)
-            FleetState(self._limits).load(Record(received.sequence, received.time_ms, message))
-        except RefusedError:
-            return False
-        return True
-
-    async def _restate(self) -> None:
-        """Say again what was last said well, where something that cannot be used has taken its place.
-
-        Else STATE would lose it: a worker that starts could find nothing there, once LOG has let go of the old.
-        """
-        while True:
-            spoiled = await self._spoiled.get()
-            try:
-                good = await last_good(self._bus, spoiled, self._usable)
-                if good is not None:
-                    message = wire.decode_from(self._bus.subjects, good.subject, good.payload)
-                    await self._bus.publish_fenced([self._outgoing(message)], spoiled.sequence)
-                    log.info("said again", subject=spoiled.subject, sequence=good.sequence)
-            except StaleError:
-                pass  # somebody has said something since
-            except (UnavailableError, OutcomeUnknownError) as error:
-                log.warning("not said again", subject=spoiled.subject, reason=str(error))
-
-    def _report_malformed(self, received: Received, reason: str) -> None:
-        self.counts.malformed += 1
-        if received.subject.startswith(self._restated) and not self._spoiled.full():
-            self._spoiled.put_nowait(received)
-        log.warning(
-            "message refused",
-            subject=received.subject,
-            sequence=received.sequence,
-            reason=reason,
-        )
-
-    def _decide(self) -> None:
-        """Write what the machine proposes; each proposal is on its way by itself."""
-        session = self._session
-        if session is None or not self.caught_up:
-            return
-        room = PROPOSALS_IN_FLIGHT_MAX - self._writing
-        self._report_faults(session.machine)
-        for proposal in session.machine.proposals(room) if room > 0 else ():
-            self._writing += 1
-            session.group.create_task(self._write_decision(session.machine, proposal))
-
-    def _report_faults(self, machine: WorkerMachine) -> None:
-        for key, error in sorted(machine.faults().items()):
-            log.error("set passed over", daemonset=str(key), error=traceback_of(error))
-
-    async def _write_decision(self, machine: WorkerMachine, proposal: Proposal) -> None:
-        batch = (proposal.decision, *proposal.others)
-        try:
-            messages = [self._outgoing(message) for message in batch]
-            last = await self._bus.publish_fenced(messages, proposal.fence)
-        except StaleError as error:
-            self.counts.refused += 1
-            if error.last_sequence is None:  # it raced with another batch: let that one come in
-                await self._clock.sleep_ms(_jittered(RETRY_FIRST_MS))
-            machine.refused(proposal.key, error.last_sequence)
-        except (UnavailableError, OutcomeUnknownError) as error:
-            # If it was stored after all, the fence refuses the next try until it has been folded.
-            log.warning("decision not written", daemonset=str(proposal.key), reason=str(error))
-            await self._clock.sleep_ms(_jittered(RETRY_LAST_MS // 5))
-            machine.refused(proposal.key, None)
-        except RefusedError as error:
-            log.warning("decision refused", daemonset=str(proposal.key), reason=str(error))
-            await self._clock.sleep_ms(_jittered(RETRY_LAST_MS))
-            machine.refused(proposal.key, None)
-        else:
-            self._count(proposal)
-            machine.accepted(proposal.key, last)
-        self._writing -= 1
-        self._decide()
-        self._notify()
-
-    def _outgoing(self, message: wire.AnyMessage) -> Outgoing:
-        ttl = self._bus.tombstone_ttl_seconds if isinstance(message, wire.TOMBSTONES) else None
-        return Outgoing(self._bus.subjects.of(message), wire.encode(message), ttl)
-
-    def _count(self, proposal: Proposal) -> None:
-        self.counts.decisions += 1
-        for message in proposal.others:
-            self.counts.creates += isinstance(message, CreatePod)
-            self.counts.deletes += isinstance(message, DeletePod)
-
-    async def _report_statuses(self, machine: WorkerMachine) -> None:
-        """Write statuses that have changed, and notices: at most one per set and interval, and always the last one."""
-        while True:
-            await self._clock.sleep_ms(STATUS_INTERVAL_MS)
-            statuses = machine.reports() if self.caught_up else []
-            notices = machine.notices() if self.caught_up else []
-            self._notify()
-            if not statuses and not notices:
-                continue
-            self._writing += 1
-            reports = [
-                *(self._outgoing(StatusReported(status=status)) for status in statuses),
-                *(self._outgoing(NoticeReported(notice=notice)) for notice in notices),
-            ]
-            try:
-                await self._bus.publish(reports)
-            except (UnavailableError, OutcomeUnknownError) as error:
-                log.warning("statuses not written", reason=str(error))
-                for status in statuses:
-                    machine.unreported(status)
-                for notice in notices:
-                    machine.untold(notice)
-            self._writing -= 1
-            self._notify()
-
-    async def _tick(self, machine: WorkerMachine) -> None:
-        """When something is due and no message has moved the log's time there, write one that does."""
-        while True:
-            await self._clock.sleep_ms(TICK_INTERVAL_MS)
-            due = machine.due() if self.caught_up else None
-            log_time_ms = machine.fleet.now_ms + self._clock.now_ms() - self._folded_at_ms
-            if due is None or log_time_ms < due.time_ms:
-                continue
-            tick = Tick(shard=machine.shard(due.set_key), due_ms=due.time_ms)
-            try:
-                sequence = await self._bus.publish([self._outgoing(tick)])
-            except (UnavailableError, OutcomeUnknownError) as error:
-                log.warning("tick not written", reason=str(error))
-                await self._clock.sleep_ms(_jittered(RETRY_LAST_MS // 5))
-            else:
-                while self.sequence < sequence:
-                    await self.wait_changed()
-
     def _notify(self) -> None:
         """Wake up everybody who waits for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
+        if self._next is not None and self._next.caught_up:
+            self._shares_changed.set()
+
+    def _standing(self) -> Standing:
+        session = self._session
+        if session is None or not session.caught_up:
+            return Standing()
+        machine = session.machine
+        return Standing(
+            ready=True,
+            shards=machine.engaged,
+            holds=session.shards,
+            sequence=machine.fleet.sequence,
+            behind=session.behind,
+        )
+
+    # Sharing
+
+    async def _share_work(self) -> None:
+        """Run sessions, one after the other and for a while two, until the log cannot be read on."""
+        async with asyncio.TaskGroup() as group:
+            session = Session(self._means, self._all or self.roster.peers.first_share())
+            self._session = session
+            task = group.create_task(session.run())
+            while not session.caught_up:
+                await self.wait_changed()
+            self.roster.nudge()
+            while True:
+                self._shares_changed.clear()
+                wait_ms = self._apportion(group)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                        await self._shares_changed.wait()
+                successor, successor_task = self._next, self._next_task
+                if successor is not None and successor_task is not None and successor.caught_up:
+                    await self._replace(successor)
+                    task.cancel()
+                    task = successor_task
+
+    def _apportion(self, group: asyncio.TaskGroup) -> int | None:
+        """Decide for what is ours now, and see to it that we know what ought to be.
+
+        Returns:
+            After how many milliseconds to look again, if nothing happens before; ``None``: not at all.
+        """
+        session = self._session
+        if session is None:
+            return None
+        now_ms = _now_ms()
+        waits = [self._take_charge(session, now_ms)]
+        wanted = self._all or self.roster.peers.wanted()
+        missing, surplus = wanted - session.shards, session.shards - wanted
+        if not missing:
+            self._missing_since_ms = None
+        if not surplus:
+            self._surplus_since_ms = None
+        if self._next is not None and not self._next_helps(wanted, missing):
+            self._give_up_next()  # others were only late
+        if self._next is None and missing:
+            self._missing_since_ms = self._missing_since_ms or now_ms
+            waits.append(self._begin_next(group, wanted, self._missing_since_ms + GATHER_MS))
+        elif self._next is None and surplus:
+            self._surplus_since_ms = self._surplus_since_ms or now_ms
+            waits.append(self._begin_next(group, wanted, self._surplus_since_ms + SHED_AFTER_MS))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _next_helps(self, wanted: frozenset[int], missing: frozenset[int]) -> bool:
+        """Say whether the session that is being prepared brings something, or is what is wanted."""
+        shards = frozenset() if self._next is None else self._next.shards
+        return bool(missing & shards) or shards == wanted
+
+    def _take_charge(self, session: Session, now_ms: int) -> int | None:
+        """Decide for all that is ours and that nobody else has still in hand; returns after how long to look again."""
+        peers = self.roster.peers
+        owned = peers.owned(session.shards)
+        claimed = (owned - session.machine.owned) & peers.claimed()
+        since_ms = {shard: self._claimed_since_ms.get(shard, now_ms) for shard in claimed}
+        self._claimed_since_ms = since_ms
+        waits_ms = [CLAIM_WAIT_MS - (now_ms - since_ms[shard]) for shard in claimed]
+        held_back = {shard for shard in claimed if now_ms - since_ms[shard] < CLAIM_WAIT_MS}
+        if owned - held_back != session.machine.owned:
+            session.own(owned - held_back)
+            log.debug("decides for", worker=self.name, shards=sorted(session.machine.owned))
+            self.roster.nudge()
+        self._in_charge = True
+        self._notify()
+        return min((wait_ms for wait_ms in waits_ms if wait_ms > 0), default=None)
+
+    def _begin_next(
+        self, group: asyncio.TaskGroup, shards: frozenset[int], from_ms: int
+    ) -> int | None:
+        """Begin to read for another session, or say after how long to do so."""
+        wait_ms = max(from_ms, self._next_from_ms) - _now_ms()
+        if wait_ms > 0:
+            return wait_ms
+        log.debug("reads for", worker=self.name, shards=sorted(shards))
+        self._next = Session(self._means, shards, self._session)
+        self._next_task = group.create_task(self._run_next(self._next))
+        return None
+
+    async def _run_next(self, session: Session) -> None:
+        """Run a session that may fail as long as the one before it goes on."""
+        try:
+            await session.run()
+        except* UnavailableError as errors:
+            if session is self._session:
+                raise
+            log.warning("shares not read; trying again", reason=_reason(errors))
+            self._next = self._next_task = None
+            self._next_from_ms = _now_ms() + jittered(RESTART_DELAY_MS)
+            self._shares_changed.set()
+
+    def _give_up_next(self) -> None:
+        if self._next_task is not None:
+            self._next_task.cancel()
+        self._next = self._next_task = None
+
+    async def _replace(self, successor: Session) -> None:
+        """Let a session take the place of the present one, once that has nothing on its way."""
+        session = self._session
+        if session is not None:
+            session.own(frozenset())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LET_GO_MS / 1000):
+                    while session.writing:
+                        await self.wait_changed()
+        self._session, self._next, self._next_task = successor, None, None
+        self._claimed_since_ms.clear()
+        self.counts.handovers += 1
+        self.roster.nudge()
 
 
-def _jittered(duration_ms: int) -> int:
-    """Spread waits over half to one and a half of what was meant, so that many do not return at once."""
-    return duration_ms // 2 + random.randrange(duration_ms + 1)  # noqa: S311 - no secret
+def _now_ms() -> int:
+    """The time to wait by when nothing that is shown depends on it: it only goes forward."""
+    return int(asyncio.get_running_loop().time() * 1000)
+
+
+def _reason(error: BaseException) -> str:
+    """Say what the first error in a group was."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

@@ -50,7 +50,7 @@ def test_create_compares_what_is_there(on_server: Everynode, new_fleet: str) -> 
 def test_show(on_server: Everynode, new_fleet: str) -> None:
     """A fleet's log and what is in it are shown to people and to programs."""
     text = on_server("fleet", "show", new_fleet).out
-    assert [line.split()[0] for line in text.splitlines()][:3] == ["Fleet:", "Server:", "Shards:"]
+    assert [line.split()[0] for line in text.splitlines()[:3]] == ["Fleet:", "Server:", "Shards:"]
     shown = json.loads(on_server("fleet", "show", new_fleet, "-o", "json").out)
     assert (shown["fleet"], shown["shards"], shown["nodes"]) == (new_fleet, 4, 0)
     assert (shown["maxBytes"], shown["maxAgeSeconds"]) == (16 * 1024**2, 7 * 86_400)
@@ -207,3 +207,38 @@ async def test_garbage_in_the_log_is_said_and_hides_nothing(
     (warning,) = shown.err.splitlines()
     assert warning.startswith("warning: messages in the log that cannot be read: 1;")
     assert subject in warning
+
+
+def test_show_workers(on_server: Everynode, new_fleet: str, start: Callable[..., Running]) -> None:
+    """People see who decides for what, and who is dead; programs too."""
+    show = ("fleet", "show", new_fleet)
+    assert "nobody decides for this fleet" in on_server(*show).out
+    nothing = json.loads(on_server(*show, "-o", "json").out)
+    assert ([], [0, 1, 2, 3]) == (nothing["workers"], nothing["unownedShards"])
+
+    here = {"address": on_server.address}
+    workers = {name: start("worker", "--name", name, "--fleet", new_fleet, **here) for name in "ab"}
+    on_server.until(
+        *show, "-o", "json", holds=lambda out: _states(out) == {"a": "Ready", "b": "Ready"}
+    )
+    shown = json.loads(
+        on_server.until(*show, "-o", "json", holds=lambda out: sorted(_shards(out)) == [0, 1, 2, 3])
+    )
+    assert [] == shown["unownedShards"]
+
+    workers["a"].stop(signal.SIGKILL)
+    table = on_server.until(*show, holds=lambda out: "Dead" in out)
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if "   " in line}
+    assert ["SHARDS", "SEQUENCE", "BEHIND", "AGE", "STATE"] == rows["NAME"]
+    assert ["Dead", "since"] == rows["a"][4:6]
+    assert "Ready" == rows["b"][-1]
+    taken = on_server.until(*show, "-o", "json", holds=lambda out: len(_shards(out)) == 4)
+    assert {"a": "Dead", "b": "Ready"} == _states(taken)
+
+
+def _states(out: str) -> dict[str, str]:
+    return {worker["name"]: worker["state"] for worker in json.loads(out)["workers"]}
+
+
+def _shards(out: str) -> list[int]:
+    return [shard for worker in json.loads(out)["workers"] for shard in worker.get("shards", ())]

@@ -20,7 +20,7 @@ COVERAGE_ALL_MIN := 85
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: help setup up test check lint bench chaos kill-workers control-plane fuzz mutate clean format lock
+.PHONY: help setup up test check lint bench sim chaos kill-workers control-plane fuzz mutate clean format lock
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,11 @@ fuzz: $(STAMP) ## feed mutated messages and manifests to everything that reads t
 # The seed fixes the faults and their order, not the moments at which they meet the processes.
 chaos: $(STAMP) ## kill, pause, cut off and damage a fleet of real processes, then judge what happened: SECONDS=600 SEED=
 	@$(BIN)/python -m tests.chaos.run $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# Seeds that once failed go first when nothing else is asked for. A failure prints the line that runs it again.
+sim: $(STAMP) ## run fleets in a simulation, from seeds: SEED= (one), SEEDS= (how many), STEPS=20000000 JOBS=2
+	@$(BIN)/python -m everynode.testing.simulation $(if $(SEED),--seed $(SEED),--corpus tests/simulation/corpus.txt) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 kill-workers: $(STAMP) ## kill a worker every two seconds while 5,000 nodes are covered
 	@$(BIN)/python -m tests.chaos.kill_workers $(ARGS)

@@ -226,6 +226,19 @@ class TestSubscriptionsDie:
         await listeners.heard(1)
         assert own_bus.counts.reconnects == 0
 
+    async def test_answers_are_not_heard(
+        self, bus: JetStreamBus, until: Until, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A connection on which no answer is heard any more is replaced by another one (L1)."""
+        monkeypatch.setattr(link, "OVERSEE_INTERVAL_MS", 20)
+        kill(bus._link._exchange._subscription)
+
+        async def replaced() -> bool:
+            return bus.counts.reconnects == 1
+
+        await until(replaced)
+        assert await bus.publish([event(bus, 1)]) == 1
+
 
 def kill(subscription: Any) -> None:
     """End a subscription as the library does it, without a word."""

@@ -30,6 +30,7 @@ from everynode.core.events import (
 )
 from everynode.core.identity import shard_of
 from everynode.core.values import (
+    WHOLE_MAX,
     Condition,
     DaemonSet,
     Node,
@@ -51,7 +52,7 @@ SUBJECTS = Subjects("prod", 16)
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
-wholes = st.integers(min_value=0, max_value=2**63 - 1)
+wholes = st.integers(min_value=0, max_value=WHOLE_MAX)
 json_documents = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(max_size=5),
     lambda inner: (

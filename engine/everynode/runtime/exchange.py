@@ -12,6 +12,9 @@ import itertools
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from everynode.runtime.serving import is_dead
 
 _NO_RESPONDERS = "503"
 
@@ -25,13 +28,21 @@ class Exchange:
         self._inbox = client.new_inbox()
         self._numbers = itertools.count(1)
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._subscription: Subscription | None = None
 
     @classmethod
     async def open(cls, client: Client) -> Exchange:
         """Listen for answers."""
         exchange = cls(client)
-        await client.subscribe(f"{exchange._inbox}.*", cb=exchange._receive)
+        exchange._subscription = await client.subscribe(
+            f"{exchange._inbox}.*", cb=exchange._receive
+        )
         return exchange
+
+    @property
+    def is_deaf(self) -> bool:
+        """No answer is heard any more, though the connection may live; then it is of no use."""
+        return self._subscription is None or is_dead(self._subscription)
 
     async def ask(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None

@@ -29,6 +29,10 @@ GONE_PODS_REMEMBERED_MAX = 100_000
 """Pods of which is remembered when they went. One more is forgotten, with all creates that are older than its end."""
 
 
+GONE_NODES_REMEMBERED_MAX = 100_000
+"""Nodes of which is remembered that the log says they are gone. It is said again of one that is forgotten."""
+
+
 class Place(NamedTuple):
     """Where a set may have one live pod: a node, and the set's uid."""
 
@@ -134,11 +138,10 @@ class Ledger:
         self.backend = backend
         self.nodes: dict[NodeKey, Node] = {}
         self.pods: dict[PodKey, Pod] = {}
-        self.gone_nodes: set[NodeKey] = set()
-        """Nodes of which the log says that they are gone, as long as pods are known there."""
         self.spoiled: set[str] = set()
         """Subjects of what is known whose last message cannot be used: whatever is observed there differs from it."""
         self._subjects = subjects
+        self._departed: dict[NodeKey, None] = {}  # nodes that the log says are gone, oldest first
         self._said: dict[str, _Said] = {}
         self._left_behind: dict[PodKey, dict[SetKey | None, Pod]] = {}
         self._stopped: set[PodKey] = set()  # ended because they were to be deleted
@@ -157,7 +160,7 @@ class Ledger:
             case PodObserved(pod=pod):
                 same = self.pods.get(pod.key) == pod
             case NodeGone():
-                return fact.key in self.nodes or fact.key in self._unheard_of
+                return fact.key in self.nodes
             case PodGone():
                 return self._known_of(fact.key, fact.set_key) is not None
         return not same or (bool(self.spoiled) and self._subjects.of(fact) in self.spoiled)
@@ -210,6 +213,19 @@ class Ledger:
     def has_gone_since(self, pod: PodKey, sequence: int) -> bool:
         """Say whether a pod of this name went after this place in the log, or may have: that was long ago."""
         return self._gone_pods.after(pod, sequence)
+
+    def never_heard_of(self, why: str) -> list[NodeGone]:
+        """Make a tombstone for each node that pods are on and of which the log says nothing at all.
+
+        A log that lost its end may have forgotten a node that came and went meanwhile. Whoever decides leaves the pods
+        on an unknown node alone; after a complete list it is known not to be there.
+        """
+        homes = {pod.node_key: pod.node_uid for pod in self.pods.values()}
+        return [
+            NodeGone(backend=key.backend, name=key.name, uid=homes[key], why=why)
+            for key in sorted(homes)
+            if key not in self.nodes and key not in self._departed
+        ]
 
     # --- our own messages ---------------------------------------------------------------------------------------------
 
@@ -350,8 +366,12 @@ class Ledger:
         match fact:
             case NodeObserved(node=node):
                 self.nodes[node.key] = node
+                self._departed.pop(node.key, None)
             case NodeGone():
                 self.nodes.pop(fact.key, None)
+                self._departed[fact.key] = None
+                if len(self._departed) > GONE_NODES_REMEMBERED_MAX:
+                    del self._departed[next(iter(self._departed))]
             case PodObserved(pod=pod):
                 self._put_pod(pod)
             case PodGone():

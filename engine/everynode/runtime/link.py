@@ -273,7 +273,7 @@ class Link:
                 async with asyncio.timeout(OVERSEE_INTERVAL_MS / 1000):
                     await self._lost.wait()
             self._lost.clear()
-            if self._client.is_connected:
+            if self._client.is_connected and not self._exchange.is_deaf:
                 with contextlib.suppress(errors.Error):  # it has gone meanwhile, and is seen next
                     await self._serving.revive(self._client)
                 continue

@@ -16,7 +16,7 @@ import structlog
 from everynode import wire
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.values import PodKey
-from everynode.errors import MalformedMessageError, RefusedError
+from everynode.errors import MalformedMessageError, RefusedError, StaleError
 from everynode.ports import Clock, Outgoing, Received
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.counts import HostCounts
@@ -25,6 +25,8 @@ from everynode.runtime.outbox import Outbox
 from everynode.runtime.view import last_good
 
 log = structlog.get_logger(__name__)
+
+MS_PER_SECOND = 1_000
 
 
 class Logbook:
@@ -53,19 +55,25 @@ class Logbook:
         """What was on the log when ``load`` ended has been read: STATE alone is a little behind."""
         self._bus = bus
         self._backend = backend
-        self._clock = clock
         self._counts = counts
         self._disputed = disputed
         self._time_ms = 0
         self._time_heard_ms = 0
         self._caught_up_at = 0
+        self._read_to = 0
+        self._unread: dict[
+            int, str
+        ] = {}  # our own that the log took and that were not read back yet: their subjects
+        self._missed: dict[
+            int, str
+        ] = {}  # of those, the ones that the last silence was too early for
         token = wire.token(backend)
         prefix = bus.subjects.prefix
         self._subjects = [f"{prefix}.node.{token}.>", f"{prefix}.pod.*.{token}.>"]
 
     def time_ms(self) -> int:
         """The log's time: that of the last message heard of, and what has passed since then."""
-        return self._time_ms + self._clock.now_ms() - self._time_heard_ms
+        return self._time_ms + _now_ms() - self._time_heard_ms
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -108,6 +116,7 @@ class Logbook:
         async with aclosing(self._bus.follow(self._subjects, from_sequence)) as chunks:
             async for chunk in chunks:
                 for received in chunk:
+                    self._read_back(received)
                     if self.ledger.is_news(received):
                         self._take_news(received)
                 if chunk:
@@ -115,11 +124,37 @@ class Logbook:
                     self._come_to(chunk[-1].sequence)
                 else:  # silence: what was to come has expired
                     self.caught_up.set()
+                    self._check_read_back()
+
+    def _read_back(self, received: Received) -> None:
+        """Note that a message was read.
+
+        Raises:
+            StaleError: The log is not what it was: something of ours that it took stood here, or before.
+        """
+        self._read_to = received.sequence
+        if not self._unread:
+            return
+        ours = self._unread.pop(received.sequence, received.subject)
+        if ours != received.subject or any(
+            sequence < received.sequence for sequence in self._unread
+        ):
+            raise StaleError("the log has lost something that it took")
+
+    def _check_read_back(self) -> None:
+        """Make sure that nothing of ours is missing although there is nothing left to read.
+
+        Raises:
+            StaleError: Something has been, for two silences: the log took it, and lost it.
+        """
+        if self._unread.keys() & self._missed.keys():
+            raise StaleError("the log has lost something that it took")
+        self._missed = dict(self._unread)
 
     def _hear_time(self, time_ms: int) -> None:
         if time_ms > self._time_ms:
             self._time_ms = time_ms
-            self._time_heard_ms = self._clock.now_ms()
+            self._time_heard_ms = _now_ms()
 
     def _take_news(self, received: Received) -> None:
         """Take in what someone else wrote; what cannot be read is written anew as it was known."""
@@ -163,6 +198,10 @@ class Logbook:
             fact = self.ledger.completed(fact)
         self._say(fact)
         self.ledger.witnessed(fact)
+
+    def end_unheard_of(self, gone: NodeGone) -> None:
+        """Say that a node is gone that the log knows nothing of (see ``Ledger.never_heard_of``)."""
+        self._put(gone)
 
     def _say(self, fact: Fact) -> None:
         """Put a fact on its way if it is new; of a pod, end what the log still has of it on other subjects.
@@ -214,6 +253,13 @@ class Logbook:
             raise RefusedError(f"the adapter of {self._backend} observed something of {backend!r}")
 
     def _stored(self, fact: Fact, subject: str, version: int, sequence: int) -> None:
+        if sequence > self._read_to:
+            self._unread[sequence] = subject
         later = self.ledger.stored(fact, subject, version, sequence)
         if later is not None:
             self._take_news(later)
+
+
+def _now_ms() -> int:
+    """Tell how much time passes, by a clock that nobody sets: a jump would make all commands look expired, or none."""
+    return int(asyncio.get_running_loop().time() * MS_PER_SECOND)

@@ -100,6 +100,7 @@ class Observer:
         self._nodes: Listing[NodeKey] = Listing()
         self._pods: Listing[PodKey] = Listing()
         self._awaited: dict[PodKey, Awaited] = {}
+        self._unheard: set[tuple[NodeKey, str]] = set()
         self._lists_ended = asyncio.Event()
         self._doubted = asyncio.Event()
         self._relist_in_ms = 0
@@ -243,7 +244,27 @@ class Observer:
         self._report_doubt("pods", self._pods.doubted_count, len(known))
         self._lists_ended.set()
         if self._complete:
+            self._end_nodes_never_heard_of(logbook)
             self.listed.set()
+
+    def _end_nodes_never_heard_of(self, logbook: Logbook) -> None:
+        """Say that nodes are gone on which there are pods, though neither log nor lists know them, two times running.
+
+        One list is not enough: a node may have joined after the nodes were listed and before the pods were.
+        """
+        unheard = {(gone.key, gone.uid): gone for gone in logbook.ledger.never_heard_of(NOT_LISTED)}
+        for which, gone in unheard.items():
+            if which in self._unheard:
+                logbook.end_unheard_of(gone)
+        fresh = unheard.keys() - self._unheard
+        self._unheard = fresh
+        if fresh:
+            log.info(
+                "pods on nodes that nobody has heard of; asking for a second list",
+                backend=self._adapter.backend,
+                nodes=len(fresh),
+            )
+            self._relist(self._limits.confirm_delay_ms)
 
     def _report_doubt(self, kind: str, doubted: int, known: int) -> None:
         if not doubted:

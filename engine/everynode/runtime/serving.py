@@ -61,7 +61,7 @@ class Serving:
         """Make subscriptions anew that have died while the connection lives, whatever ended them."""
         for subject, subscription in list(self._subscriptions.items()):
             receive = self._receivers.get(subject)
-            if receive is None or not _is_dead(subscription):
+            if receive is None or not is_dead(subscription):
                 continue
             log.warning("subscription is dead; made anew", subject=subject)
             await _end(subscription)
@@ -101,7 +101,7 @@ def cancellations() -> int:
     return task.cancelling() if task is not None else 0
 
 
-def _is_dead(subscription: Subscription) -> bool:
+def is_dead(subscription: Subscription) -> bool:
     """Say whether a subscription hands out nothing any more; the library neither says so nor mends it."""
     task: asyncio.Task[None] | None = subscription._wait_for_msgs_task  # noqa: SLF001 - there is no other way to see it
     return task is None or task.done()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from everynode.testing.simulation.crash import Victim, sweep
 from everynode.testing.simulation.report import Outcome, failure_line, marks_table, table
 from everynode.testing.simulation.run import commit, run_many
 
@@ -28,6 +29,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="a file of seeds to run first, one on a line")
     parser.add_argument("--marks", action="store_true", help="show how often each mark was hit")
     parser.add_argument("--trace", action="store_true", help="show each run's trace hash")
+    parser.add_argument("--crash", action="store_true", help="kill a program at each step instead")
     parser.add_argument("--strict-marks", action="store_true", help="fail if a mark was missed")
     return parser.parse_args(given)
 
@@ -51,6 +53,8 @@ def _seeds(arguments: argparse.Namespace) -> Iterator[int]:
 def main(given: Sequence[str] | None = None) -> int:
     """Run what is asked for; returns the exit code."""
     arguments = _arguments(given)
+    if arguments.crash:
+        return _crash()
     began_s = time.perf_counter()
     name = commit()
     outcomes: list[Outcome] = []
@@ -82,6 +86,21 @@ def main(given: Sequence[str] | None = None) -> int:
         for line in marks_table(hit):
             _say(line)
     return 1 if failed or (arguments.strict_marks and missed) else 0
+
+
+def _crash() -> int:
+    """Kill the worker, then the host, at each step of a small run; returns the exit code."""
+    failed = 0
+    victims: tuple[Victim, ...] = ("worker", "host")
+    for victim in victims:
+        points = 0
+        for difference in sweep(victim):
+            points += 1
+            if difference is not None:
+                failed += 1
+                _say(f"FAILED {victim} killed at step {difference.step}: {difference.text}")
+        _say(f"{victim}: killed at each of {points} steps")
+    return 1 if failed else 0
 
 
 def _say(line: str) -> None:

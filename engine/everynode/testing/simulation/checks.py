@@ -25,6 +25,9 @@ from everynode.testing.simulation.marks import mark, register
 BUDGET_LOOKBACK_MS = 600_000
 """How old what a decision knew may be when its deletes are carried out."""
 
+UNSEEN_MS = 30_000
+"""How long after a command was said to be done its effect may take to be observed."""
+
 RETRY_MS = 120_000
 """For so long at least everybody remembers which pod was last on a node; less than any horizon."""
 
@@ -241,6 +244,7 @@ class Known(NamedTuple):
     Attributes:
         pods: Its own pods by node.
         leaving: uids of pods that are about to be deleted.
+        unseen: Those of them whose deletion is said to be done, for so long that it is looked at afresh.
     """
 
     wanted: Wanted
@@ -248,6 +252,7 @@ class Known(NamedTuple):
     eligible: set[NodeKey]
     pods: dict[NodeKey, list[Pod]]
     leaving: set[str]
+    unseen: set[str]
     at_ms: int
 
     def serves(self, key: NodeKey) -> bool:
@@ -273,8 +278,9 @@ def known_at(history: History, made: Made) -> Known | None:
         if node is not None and _is_own(wanted.daemonset, pod, node):
             pods.setdefault(pod.node_key, []).append(pod)
     eligible = {key for key, node in nodes.items() if verdict(wanted.constraints, node).should_run}
-    leaving = set(_leaving(history, decision.set_key, decision.basis, decision.at_ms))
-    return Known(wanted, nodes, eligible, pods, leaving, decision.at_ms)
+    found = dict(_leaving(history, decision.set_key, decision.basis, decision.at_ms))
+    unseen = {uid for uid, done_ms in found.items() if done_ms <= decision.at_ms - UNSEEN_MS}
+    return Known(wanted, nodes, eligible, pods, set(found), unseen, decision.at_ms)
 
 
 def _is_own(daemonset: DaemonSet, pod: Pod, node: Node) -> bool:
@@ -286,20 +292,23 @@ def _is_own(daemonset: DaemonSet, pod: Pod, node: Node) -> bool:
     )
 
 
-def _leaving(history: History, key: SetKey, basis: int, at_ms: int) -> Iterable[str]:
-    """Return the uids that deletes are pending for."""
+def _leaving(history: History, key: SetKey, basis: int, at_ms: int) -> Iterable[tuple[str, int]]:
+    """Return the uids that deletes are pending for, and when each was said to be done."""
     for place in history.issued:
         command = place.message
         if not isinstance(command, DeletePod) or command.set_key != key:
             continue
         if place.sequence > basis or command.expires_ms <= at_ms:
             continue
+        ends = history.gone.get(command.pod_uid, ())
+        if any(place.sequence < end.sequence <= basis for end in ends):
+            continue  # it was carried out; should the pod be heard of again, nobody is deleting it
         outcomes = history.outcomes.get(command.id, ())
         after = [item for item in outcomes if place.sequence < item.sequence <= basis]
         if all(
             isinstance(item.message, Outcome) and item.message.result == "done" for item in after
         ):
-            yield command.pod_uid
+            yield command.pod_uid, after[-1].time_ms if after else at_ms
 
 
 def check_made(history: History, made: Made, *, complete: bool = True) -> list[Violation]:
@@ -386,12 +395,14 @@ def _check_replaced(made: Made, known: Known) -> Iterable[Violation]:
         for command in made.commands
         if isinstance(command, DeletePod) and command.reason != OUTDATED
     }
-    after = known._replace(leaving=known.leaving | others)
-    lost = {key for key in known.eligible if known.serves(key) and not after.serves(key)}
+    afresh = known._replace(leaving=known.leaving - known.unseen)
+    after = afresh._replace(leaving=afresh.leaving | others)
+    lost = {key for key in known.eligible if afresh.serves(key) and not after.serves(key)}
     if lost:
         yield Violation("S3", f"{_text(made)} takes from {sorted(lost)} what they have")
+    before = known._replace(leaving=known.leaving | others)
     after = known._replace(leaving=known.leaving | others | doomed)
-    taken = {key for key in known.eligible if known.serves(key) and not after.serves(key)}
+    taken = {key for key in known.eligible if before.serves(key) and not after.serves(key)}
     if not taken:
         return
     if surges(strategy):

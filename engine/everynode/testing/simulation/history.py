@@ -61,6 +61,7 @@ class History:
         outcomes: Places of the outcomes that still count, by the command's id.
         sets: How a set (by uid) was ever wanted.
         created: Basis, time and name of the last create for each place of a set, revision and slot; for checkers.
+        gone: Where pods, by their uid, were said to be gone.
         lost_ms: When the end of the log was last lost; 0 if it never was.
     """
 
@@ -79,6 +80,7 @@ class History:
         self.outcomes: dict[str, list[Place]] = defaultdict(list)
         self.sets: dict[str, list[Wanted]] = defaultdict(list)
         self.created: dict[tuple[str, str, str, int], tuple[int, int, str]] = {}
+        self.gone: dict[str, list[Place]] = defaultdict(list)
         self.lost_ms = 0
         self.unusable = 0
         self.last_sequence = 0
@@ -111,7 +113,12 @@ class History:
     def _lose(self, sequence: int, time_ms: int) -> None:
         """Forget what counts no longer: the log ends before this now."""
         self.lost_ms = max(time_ms, self.lost_ms, 1)
-        tables = (*self._by_subject.values(), *self.outcomes.values(), self.issued)
+        tables = (
+            *self._by_subject.values(),
+            *self.outcomes.values(),
+            *self.gone.values(),
+            self.issued,
+        )
         for places in tables:
             while places and places[-1].sequence >= sequence:
                 places.pop()
@@ -137,6 +144,8 @@ class History:
             self.issued.append(place)
             if self.made and message.set_key == self.made[-1].decision.set_key:
                 self.made[-1].commands.append(message)
+        elif isinstance(message, PodGone):
+            self.gone[message.uid].append(place)
         elif isinstance(message, Outcome):
             self.outcomes[message.id].append(place)
         self._by_subject[received.subject].append(place)
@@ -197,6 +206,8 @@ class History:
     def last_known(self, subject: str) -> wire.AnyMessage | None:
         """Return what whoever starts now would know of a subject: what LOG lost, STATE may still have."""
         place, kept = self.at(subject, self.last_sequence), self._kept(subject)
+        if place is not None and place.sequence < self._position().first_sequence:
+            place = None  # LOG has let go of it
         if kept is None or (place is not None and place.sequence >= kept.sequence):
             return None if place is None else place.message
         if place is not None and place.time_ms >= self.lost_ms:

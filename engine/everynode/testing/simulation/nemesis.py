@@ -18,6 +18,7 @@ _MS_PER_SECOND = 1_000
 
 SHORT_MS = (10, 3_000)
 LONG_MS = (3_000, 60_000)
+YOUNG_MS = 10_000
 CLOCK_JUMPS_MS = (-5_000, 5_000)
 
 
@@ -129,8 +130,11 @@ class Nemesis:
         self._stage.split |= self._server.state.position > before - lost
 
     def _age_out(self) -> None:
-        """Let the log go of what is older than anything that a worker reads."""
-        self._server.age_out(self._stage.configuration.limits.horizon_ms)
+        """Let the log go of old messages; at times also of those that a worker that starts would need."""
+        horizon_ms = self._stage.configuration.limits.horizon_ms
+        older_than_ms = self._random.choice((YOUNG_MS, horizon_ms, horizon_ms))
+        self._stage.forgot |= older_than_ms < horizon_ms
+        self._server.age_out(older_than_ms)
 
 
 register(

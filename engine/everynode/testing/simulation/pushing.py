@@ -185,6 +185,7 @@ class Follower:
                     await self._begin()
                 elif self._is_overdue():
                     await self._check_pace()
+                    continue  # if it failed, there is nobody to wait for
                 chunk = await self._next_chunk()
                 if chunk is not None:
                     yield chunk

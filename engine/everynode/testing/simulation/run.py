@@ -13,7 +13,9 @@ import multiprocessing
 import random
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ HEALED_MS_MAX = 4_000_000
 """How long a fleet may take to come to rest: two intervals of lists, expiry, and the longest rests in a row."""
 STEPS_MAX = 5_000_000
 """More steps than any sound run needs."""
+RUNS_AHEAD = 4
+"""So many runs of each process may wait to be begun, or for their turn to be told of."""
 RUNS_PER_PROCESS = 200
 """After so many runs a process is replaced, so that what one leaves behind does not add up."""
 
@@ -104,8 +108,17 @@ def run_many(seeds: Iterable[int], jobs: int = 1) -> Iterator[Outcome]:
         yield from map(run_seed, seeds)
         return
     method = multiprocessing.get_context("spawn")
-    with method.Pool(jobs, maxtasksperchild=RUNS_PER_PROCESS) as pool:
-        yield from pool.imap(run_seed, seeds)
+    pool = ProcessPoolExecutor(jobs, mp_context=method, max_tasks_per_child=RUNS_PER_PROCESS)
+    waiting: deque[Future[Outcome]] = deque()
+    try:
+        for seed in seeds:
+            waiting.append(pool.submit(run_seed, seed))
+            if len(waiting) >= RUNS_AHEAD * jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def commit() -> str:

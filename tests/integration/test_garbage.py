@@ -20,12 +20,12 @@ from everynode.core.events import (
     Tick,
 )
 from everynode.core.identity import shard_of
-from everynode.core.values import Selector
+from everynode.core.values import WHOLE_MAX, Selector
 from everynode.runtime.view import follow_view, read_view
 
 SET = make_set()
 OTHER = make_set("other")
-NEVER_MS = 2**62
+NEVER_MS = WHOLE_MAX
 KINDS = tuple(kind.name for kind in wire.KINDS)
 STATE_KINDS = ("node", "pod", "daemonset", "revision", "status")
 

@@ -16,14 +16,15 @@ from tests.integration.support_world import BACKEND, World, make_node, make_set
 from everynode import wire
 from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
 from everynode.core.events import NodeObserved, PodGone, StatusReported, Tick
-from everynode.core.values import Pod, Status
+from everynode.core.values import WHOLE_MAX, Pod, Status
 from everynode.errors import StaleError
 from everynode.ports import Outgoing
+from everynode.runtime.streams import log_name
 from everynode_simulated import SimulatedAdapter, SimulatedFleet
 
 SET = make_set()
 OTHER = make_set("other")
-NEVER_MS = 2**62
+NEVER_MS = WHOLE_MAX
 
 
 def a_create(world: World, **fields: Any) -> CreatePod:
@@ -95,10 +96,10 @@ UNTRUE: dict[str, Callable[[World], wire.AnyMessage] | wire.AnyMessage] = {
     "delete of another pod's uid": lambda world: a_delete(pod=world.pods(SET)[0].name),
     "decision": a_decision,
     "decision that claims more than came": lambda world: a_decision(world, size=900),
-    "decision of an impossible size": lambda world: a_decision(world, size=2**62),
+    "decision of an impossible size": lambda world: a_decision(world, size=WHOLE_MAX),
     "decision with no window": lambda world: a_decision(world, windows={BACKEND: 0}),
-    "decision with a huge window": lambda world: a_decision(world, windows={BACKEND: 2**62}),
-    "decision from the future": lambda world: a_decision(world, basis=2**62, at_ms=2**62),
+    "decision with a huge window": lambda world: a_decision(world, windows={BACKEND: WHOLE_MAX}),
+    "decision from the future": lambda world: a_decision(world, basis=WHOLE_MAX, at_ms=WHOLE_MAX),
     "decision for an unknown set": lambda world: a_decision(world, daemonset="nobody"),
     "outcome of nothing": Outcome(
         id="made-up",
@@ -108,7 +109,7 @@ UNTRUE: dict[str, Callable[[World], wire.AnyMessage] | wire.AnyMessage] = {
         verb="create",
         result="failed",
     ),
-    "tick of the future": Tick(shard=3, due_ms=2**62),
+    "tick of the future": Tick(shard=3, due_ms=WHOLE_MAX),
     "status": lambda world: StatusReported(
         status=Status(
             namespace="default",
@@ -220,3 +221,41 @@ class TestNeighbours:
             lambda: sorted(world.backend.nodes) == world.nodes_with(OTHER), "the others are covered"
         )
         assert failing[0].name == "failing"
+
+
+class TestLostDecisions:
+    """A log that has lost decisions which workers know."""
+
+    async def test_the_last_one(self, world: World) -> None:
+        """S6: whoever knew a decision that the log has not begins anew, and does not decide on from what is lost."""
+        await world.start_host()
+        part = await world.start_worker()
+        world.add_nodes(2)
+        await world.apply(SET)
+        await world.covered()
+        subject = world.bus.subjects.of_set("decision", SET.key)
+        last = await world.bus.last(subject)
+        assert last is not None
+        stream = log_name(world.bus.subjects.fleet)
+        await world.bus._link.call(f"STREAM.MSG.DELETE.{stream}", {"seq": last.sequence})
+
+        world.add_nodes(1)
+        await world.covered()
+
+        assert part.worker.counts.restarts >= 1
+
+    async def test_all(self, world: World) -> None:
+        """S6: so it does if the log has none at all, although none is old enough to have left it."""
+        await world.start_host()
+        part = await world.start_worker()
+        world.add_nodes(2)
+        await world.apply(SET)
+        await world.covered()
+        subject = world.bus.subjects.of_set("decision", SET.key)
+        stream = log_name(world.bus.subjects.fleet)
+        await world.bus._link.call(f"STREAM.PURGE.{stream}", {"filter": subject})
+
+        world.add_nodes(1)
+        await world.covered()
+
+        assert part.worker.counts.restarts >= 1

@@ -20,6 +20,7 @@ from everynode.core.setstate import SetState
 from everynode.core.state import Due, FleetState, Record
 from everynode.core.status import compute_status
 from everynode.core.values import Notice, SetKey, Status
+from everynode.errors import StaleError
 
 AWAITED_COMMANDS_MAX = 20_000
 """Commands of whose outcomes people are told; of the oldest ones beyond they are not."""
@@ -188,9 +189,17 @@ class WorkerMachine:
 
         Args:
             key: The set.
-            last_decision: The sequence that the server named as the last decision; ``None`` if it named none.
+            last_decision: The sequence that the server named as the last decision; ``None`` if it named none, 0 if
+                there is none: all have left the log.
+
+        Raises:
+            StaleError: The proposal knew a later decision than the log has now: the log has lost its end (S6).
         """
         proposal = self._in_flight.pop(key, None)
+        if proposal is not None and 0 < (last_decision or 0) < proposal.fence:
+            lost = f"is {last_decision} now, and was {proposal.fence}: the log lost its end"
+            message = f"the last decision about {key} {lost}"
+            raise StaleError(message, last_decision)
         for command in () if proposal is None else proposal.commands:
             self._awaited.pop(command.id, None)
         self.fleet.dirty.add(key)
@@ -199,7 +208,7 @@ class WorkerMachine:
             return
         if last_decision <= self.fleet.sequence:
             # The log has been folded past it, so its commands have been heard, have expired, or left with it.
-            state.fence = last_decision
+            state.fence = last_decision and max(state.fence, last_decision)
         else:
             self._block(key, last_decision)
 

@@ -279,9 +279,7 @@ class Session:
             last = await self._bus.publish_fenced(messages, proposal.fence)
         except StaleError as error:
             self._counts.refused += 1
-            if error.last_sequence is None:  # it raced with another batch: let that one come in
-                await self._clock.sleep_ms(jittered(RETRY_FIRST_MS))
-            self.machine.refused(proposal.key, error.last_sequence)
+            await self._refused(proposal, error.last_sequence)
         except (UnavailableError, OutcomeUnknownError) as error:
             # If it was stored after all, the fence refuses the next try until it has been folded.
             log.warning("decision not written", daemonset=str(proposal.key), reason=str(error))
@@ -300,6 +298,26 @@ class Session:
             self._means.let_go()
         self._decide()
         self._means.changed()
+
+    async def _refused(self, proposal: Proposal, last_decision: int | None) -> None:
+        """Take in that another decision came first, if it did.
+
+        Raises:
+            StaleError: The log has lost the decision that this one was based on (S6).
+        """
+        named = last_decision
+        if named == 0 and proposal.fence:  # it has aged out, or was lost
+            try:
+                first, _, _ = await self._bus.log_position()
+            except UnavailableError:
+                named = None
+            else:
+                if first <= proposal.fence:
+                    message = f"decision {proposal.fence} about {proposal.key} is gone from the log before its time"
+                    raise StaleError(message, 0)
+        if named is None:  # it raced with another batch: let that one come in
+            await self._clock.sleep_ms(jittered(RETRY_FIRST_MS))
+        self.machine.refused(proposal.key, named)
 
     def _outgoing(self, message: wire.AnyMessage) -> Outgoing:
         ttl = self._bus.tombstone_ttl_seconds if isinstance(message, wire.TOMBSTONES) else None

@@ -188,14 +188,15 @@ class Worker:
             while True:
                 self._shares_changed.clear()
                 wait_ms = self._apportion(group)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
-                        await self._shares_changed.wait()
                 successor, successor_task = self._next, self._next_task
                 if successor is not None and successor_task is not None and successor.caught_up:
                     await self._replace(successor)
                     task.cancel()
                     task = successor_task
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                        await self._shares_changed.wait()
 
     def _apportion(self, group: asyncio.TaskGroup) -> int | None:
         """Decide for what is ours now, and see to it that we know what ought to be.
@@ -208,14 +209,16 @@ class Worker:
             return None
         now_ms = _now_ms()
         waits = [self._take_charge(session, now_ms)]
-        wanted = self._all or self.roster.peers.wanted()
+        peers = self.roster.peers
+        # What is meant for another worker is kept until that one holds it, or it would be nobody's meanwhile.
+        wanted = (self._all or peers.wanted()) | peers.owned(session.shards)
         missing, surplus = wanted - session.shards, session.shards - wanted
         if not missing:
             self._missing_since_ms = None
         if not surplus:
             self._surplus_since_ms = None
-        if self._next is not None and not self._next_helps(wanted, missing):
-            self._give_up_next()  # others were only late
+        if self._next is not None and not _helps(self._next.shards, session.shards, wanted):
+            self._give_up_next()  # others were only late, or have gone meanwhile
         if self._next is None and missing:
             self._missing_since_ms = self._missing_since_ms or now_ms
             waits.append(self._begin_next(group, wanted, self._missing_since_ms + GATHER_MS))
@@ -223,11 +226,6 @@ class Worker:
             self._surplus_since_ms = self._surplus_since_ms or now_ms
             waits.append(self._begin_next(group, wanted, self._surplus_since_ms + SHED_AFTER_MS))
         return min((wait for wait in waits if wait is not None), default=None)
-
-    def _next_helps(self, wanted: frozenset[int], missing: frozenset[int]) -> bool:
-        """Say whether the session that is being prepared brings something, or is what is wanted."""
-        shards = frozenset() if self._next is None else self._next.shards
-        return bool(missing & shards) or shards == wanted
 
     def _take_charge(self, session: Session, now_ms: int) -> int | None:
         """Decide for all that is ours and that nobody else has still in hand; returns after how long to look again."""
@@ -288,6 +286,14 @@ class Worker:
         self._claimed_since_ms.clear()
         self.counts.handovers += 1
         self.roster.nudge()
+
+
+def _helps(shards: frozenset[int], present: frozenset[int], wanted: frozenset[int]) -> bool:
+    """Say whether a session with some shards is better than the present one: it must lose nothing that is wanted."""
+    if (present & wanted) - shards:
+        return False
+    missing = wanted - present
+    return bool(missing & shards) if missing else shards < present
 
 
 def _now_ms() -> int:

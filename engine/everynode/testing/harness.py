@@ -27,7 +27,7 @@ from everynode.core.commands import (
 )
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.identity import canonical, command_id, derived_uid, pod_name, revision_hash
-from everynode.core.values import Node, NodeKey, Owner, Pod, PodKey
+from everynode.core.values import WHOLE_MAX, Node, NodeKey, Owner, Pod, PodKey
 from everynode.errors import OutcomeUnknownError, UnavailableError
 from everynode.ports import Adapter, ListBegun, ListEnded, Observation
 
@@ -35,7 +35,7 @@ WAIT_TIMEOUT_S = 20.0
 TRIES_MAX = 20
 RETRY_MS = 250
 MS_PER_SECOND = 1_000
-NEVER_MS = 2**53
+NEVER_MS = WHOLE_MAX
 """An expiry that does not come: expiring commands is the adapter host's business."""
 GENERATION = 3
 FAILURES = 2

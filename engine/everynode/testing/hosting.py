@@ -26,7 +26,7 @@ from everynode.core.commands import (
 )
 from everynode.core.events import NodeObserved, RevisionRecorded
 from everynode.core.identity import canonical, command_id, pod_name, revision_hash
-from everynode.core.values import Node, Owner, Revision
+from everynode.core.values import WHOLE_MAX, Node, Owner, Revision
 from everynode.errors import MalformedMessageError
 from everynode.ports import Adapter, ListBegun, ListEnded, Observation, Outgoing, View
 from everynode.runtime.execution import ExecutionLimits
@@ -39,7 +39,7 @@ NAMESPACE = "ns"
 OWNER = Owner(name="set", uid="set-uid")
 TEMPLATE = canonical(b'{"spec":{"containers":[]}}')
 REVISION = revision_hash(TEMPLATE)
-NEVER_MS = 2**53
+NEVER_MS = WHOLE_MAX
 DEADLINE_S = 30
 POLL_S = 0.005
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import structs
 
 from everynode.core.commands import CreatePod
@@ -12,6 +13,7 @@ from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
 from everynode.core.state import Record
 from everynode.core.values import SetKey, Status
+from everynode.errors import StaleError
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import AGENT, SET, alike, pods_on, situation
 from everynode.testing.world import SHARDS, World
@@ -128,6 +130,28 @@ def test_refused_for_a_decision_that_it_has_read_past() -> None:
 
         assert named == again.fence
         assert proposal.others == again.others
+
+
+def test_refused_for_a_decision_before_the_one_it_knew() -> None:
+    """S6: a log that names an older decision has lost its end; whoever read that end has to begin anew."""
+    world = situation(AGENT, [ONE], [])
+    proposal = proposed(world)
+    world.worker.refused(proposal.key, 3)
+    world.worker.proposals(10)
+
+    with pytest.raises(StaleError, match="was 3: the log lost its end"):
+        world.worker.refused(proposal.key, 2)
+
+
+def test_refused_for_a_decision_that_is_older_by_now() -> None:
+    """S6: an answer that comes late does not take a later decision back that was read meanwhile."""
+    world = situation(AGENT, [ONE], [])
+    proposal = proposed(world)
+    world.worker.fleet.sets[SET].fence = 4
+
+    world.worker.refused(proposal.key, 3)
+
+    assert 4 == world.worker.proposals(10)[0].fence
 
 
 def test_refused_without_a_name() -> None:

@@ -41,7 +41,7 @@ class Stage:
     Attributes:
         violations: What was wrong so far.
         forgot: LOG has let go of messages that were younger than the horizon: a worker that starts does not know of all
-            commands then, and S3 cannot hold.
+            commands and decisions then, and S3 and S6 cannot hold.
         split: LOG has lost its end, and STATE has not: it tells of what never was.
     """
 
@@ -145,9 +145,10 @@ class Stage:
     def audit(self) -> None:
         """Look at what was decided since the last time, and at what must never be."""
         self.history.read()
-        is_complete = not self.history.lost_ms and not self.forgot
+        is_complete = not self.history.lost_ms
         for made in self.history.take_fresh():
-            self.violations += check_made(self.history, made, complete=is_complete)
+            if not self.forgot:
+                self.violations += check_made(self.history, made, complete=is_complete)
         for witness in self.witnesses:
             self.violations += [
                 item for item in witness.violations if item.promise != "S3" or not self.forgot

@@ -7,6 +7,7 @@ a server's restart, beside ours, which go on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -352,6 +353,31 @@ class TestReconnecting:
         await until(back)
         assert await own_bus.publish([event(own_bus, 1)])
         assert own_bus.counts.reconnect_failures >= 2
+
+
+@pytest.mark.parametrize("how", ["who asks is cancelled", "the time is up"])
+async def test_a_question_for_which_there_is_no_room(
+    how: str, bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library swallows a cancellation while it waits for room; who asks ends all the same (B1)."""
+    waiting = asyncio.Event()
+
+    async def publish(*_: object, **__: object) -> None:
+        waiting.set()
+        with contextlib.suppress(asyncio.CancelledError):  # as the library does
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(bus._link._client, "publish", publish)
+    is_cancelled = how == "who asks is cancelled"
+    timeout_ms = A_LONG_TIME_MS if is_cancelled else 20
+    task = asyncio.create_task(bus.request(f"{bus.subjects.prefix}.ask", b"", timeout_ms))
+    await waiting.wait()
+    if is_cancelled:
+        task.cancel()
+    done, _ = await asyncio.wait([task], timeout=DEADLINE_SECONDS)
+    assert {task} == done
+    assert is_cancelled == task.cancelled()
+    assert is_cancelled or isinstance(task.exception(), UnavailableError)
 
 
 class TestServing:

@@ -1,6 +1,8 @@
 """Reading LOG once, up to its end; and views that know one's own writes, of everything or of one set."""
 
+import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -92,3 +94,37 @@ async def test_a_view_of_one_set(bus: JetStreamBus) -> None:
     assert len(view.nodes) == 1
     assert SetKey("default", "mine") in {pod.set_key for pod in view.pods.values()}
     assert len(view.pods) < 21
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+async def test_nobody_listens_when_it_has_been_read(
+    bus: JetStreamBus,
+    node_messages: Callable[..., list[Outgoing]],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    cut_short: bool,
+) -> None:
+    """Also if there was nothing to read, or whoever read was stopped before anything came (B1)."""
+    await bus.publish(node_messages(bus, 1))
+    link = bus._link
+    listening, call, asked = len(link._client._subs), link.call, asyncio.Event()
+
+    async def hang(operation: str, *rest: Any) -> Any:
+        if not operation.startswith("CONSUMER.CREATE"):
+            return await call(operation, *rest)
+        asked.set()
+        return await asyncio.Event().wait()
+
+    async def read() -> None:
+        assert [] == [chunk async for chunk in bus.read_log([bus.subjects.of_kind("pod")], 0)]
+
+    if cut_short:
+        monkeypatch.setattr(link, "call", hang)
+        task = asyncio.create_task(read())
+        await asked.wait()
+        assert listening < len(link._client._subs)
+        task.cancel()
+        await asyncio.wait([task])
+    else:
+        await read()
+    assert listening == len(link._client._subs)

@@ -227,7 +227,8 @@ def refused_to(role: str) -> list[str]:
     ]
     subjects += [f"{PREFIX}.host.{name}" for name in others]
     for stream in (LOG, STATE):
-        subjects += [f"$JS.API.STREAM.{verb}.{stream}" for verb in ("DELETE", "PURGE")]
+        verbs = ("DELETE", "PURGE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE")
+        subjects += [f"$JS.API.STREAM.{verb}.{stream}" for verb in verbs]
         subjects += [f"$JS.API.STREAM.MSG.DELETE.{stream}", f"$JS.API.CONSUMER.DELETE.{stream}.x"]
         subjects += [f"$JS.API.CONSUMER.CREATE.{stream}", f"$JS.API.DIRECT.GET.{stream}"]
     for name in BACKENDS:
@@ -241,12 +242,15 @@ def refused_to(role: str) -> list[str]:
     of_worker = [f"{PREFIX}.{kind}.3.default.s" for kind in ("decision", "status", "notice")]
     of_worker += [f"{PREFIX}.command.simulated.n1.3.c", f"{PREFIX}.tick.3", f"{PREFIX}.worker"]
     of_sets = [f"{PREFIX}.daemonset.3.default.s"]
+    subjects += [f"$JS.API.STREAM.UPDATE.{STATE}"]
+    subjects += [] if role in {"worker", ADAPTERS[0]} else [f"{PREFIX}.revision.3.default.s.s-1"]
     subjects += [] if role == "worker" else of_worker
     subjects += [] if role in ADAPTERS else [f"{PREFIX}.outcome.3.c"]
     subjects += of_sets if role in {"reader", "adapter-simulated"} else []
     if role != "operator":
         subjects += [f"{PREFIX}.control.{name}" for name in BACKENDS]
         subjects += [f"$JS.API.STREAM.{verb}.{LOG}" for verb in ("CREATE", "UPDATE")]
+        subjects += [f"$JS.API.STREAM.CREATE.{STATE}"]
     if role == "reader":
         names = [f"adapter-{name}" for name in BACKENDS]
         subjects += [f"{support.READER_API}.CONSUMER.CREATE.{LOG}.{name}" for name in names]
@@ -278,6 +282,8 @@ class TestNothingElse:
         subjects = [">", "_INBOX.>", "$JS.>", f"{PREFIX}.>", f"{PREFIX}.node.>"]
         subjects += [f"{support.inbox(other)}.>" for other in ROLES if other != role]
         subjects += [f"{PREFIX}.host.{name}" for name in BACKENDS if f"adapter-{name}" != role]
+        subjects += [f"{PREFIX}.control.kubernetes", "$JS.EVENT.ADVISORY.>", "$SYS.>"]
+        subjects += [] if role == "adapter-simulated" else [f"{PREFIX}.control.simulated"]
         refused = Refusals()
         client = await raw(closed, role, refused)
         for subject in subjects:

@@ -94,7 +94,9 @@ class Puppet:
         self._task: asyncio.Task[None] | None = None
 
     async def say(self, **fields: Any) -> None:
-        """Say something once."""
+        """Say something once; a goodbye is the last word."""
+        if fields.get("leaving"):
+            self.stop()
         beat = Beat(worker="puppet", id=self.id, number=next(self._numbers), ready=True)
         beat = msgspec.structs.replace(beat, **fields)
         await self._bus.announce(beat_subject(self._bus.subjects), msgspec.json.encode(beat))
@@ -416,6 +418,52 @@ class TestOthers:
         puppet.stop()
         await voices.until(lambda: bool(voices.last("steady").dead))
         assert EVERYTHING == part.worker.owned
+
+    async def test_one_that_is_slow_to_read_what_is_its_own(
+        self, world: World, voices: Voices, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """L1: what is meant for it is kept by who has it until it holds that itself, however long that takes."""
+        monkeypatch.setattr(worker_module, "SHED_AFTER_MS", 0)
+        part = await world.start_worker("steady")
+        await voices.until(lambda: voices.decides("steady") == EVERYTHING)
+        its = share(puppet.id, [part.worker.roster.id], SHARDS)
+        await puppet.keep_saying(holds=(min(its),))
+        await voices.until(lambda: len(voices.last("steady").holds) < SHARDS)
+        assert EVERYTHING - {min(its)} == part.worker.owned
+
+    async def test_shards_come_back_while_it_reads_for_others(
+        self, world: World, voices: Voices, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """L1: what it has and is its own again is not lost for shards that it does not have yet."""
+        monkeypatch.setattr(worker_module, "SHED_AFTER_MS", 0)
+        part = await world.start_worker("steady")
+        own_id = part.worker.roster.id
+        await voices.until(lambda: voices.decides("steady") == EVERYTHING)
+        await puppet.keep_saying(holds=tuple(its := share(puppet.id, [own_id], SHARDS)))
+        await voices.until(lambda: frozenset(voices.last("steady").holds) == EVERYTHING - its)
+        monkeypatch.setattr(worker_module, "SHED_AFTER_MS", 60_000)
+        guest = Puppet(puppet._bus, "guest")
+        await guest.keep_saying(holds=tuple(share(guest.id, [own_id], SHARDS)))
+        left = share(own_id, [puppet.id, guest.id], SHARDS)
+        await voices.until(lambda: voices.decides("steady") == left)
+        read_state, begun, go_on = part.bus.read_state, asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+        async def slow(subjects: list[str]) -> AsyncIterator[Any]:
+            begun.release()
+            await go_on.acquire()
+            async for chunk in read_state(subjects):
+                yield chunk
+
+        monkeypatch.setattr(part.bus, "read_state", slow)
+        await puppet.say(leaving=True)
+        await begun.acquire()
+        await guest.say(leaving=True)
+        go_on.release()
+        await begun.acquire()  # for all that is its own now
+        assert EVERYTHING - its == part.worker.owned
+        go_on.release()
+        await voices.until(lambda: voices.decides("steady") == EVERYTHING)
+        assert 2 == part.worker.counts.handovers
 
     async def test_reading_for_others_fails_for_a_while(
         self, world: World, voices: Voices, puppet: Puppet, monkeypatch: pytest.MonkeyPatch

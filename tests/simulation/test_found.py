@@ -18,6 +18,7 @@ from everynode.core.values import Node, NodeKey
 from everynode.errors import OutcomeUnknownError
 from everynode.ports import ListBegun, ListEnded, Observation, Outgoing, View
 from everynode.runtime.host import AdapterHost
+from everynode.runtime.listing import Listing
 from everynode.testing.builders import node
 from everynode.testing.hosting import ScriptedAdapter, create, revision
 from everynode.testing.simulation.faults import BusFaults
@@ -152,3 +153,15 @@ def test_what_the_log_took_and_lost_is_said_again() -> None:
         last = told.server.log.last(subject)
         assert last is not None
         assert NodeObserved(node=after) == wire.decode(last.payload)
+
+
+def test_a_list_says_nothing_of_what_was_heard_of_after_it_began() -> None:
+    """S1: what another host has made while a list was on its way is not gone because the list does not name it."""
+    listing: Listing[str] = Listing()
+    listing.begin({"there", "gone"})
+    listing.named("there")
+    assert ["gone"] == listing.end(["there", "gone", "made meanwhile"])
+    listing.begin({"there", "made meanwhile", "another"})
+    listing.named("there")
+    listing.named("another")
+    assert ["made meanwhile"] == listing.end(["there", "made meanwhile", "another"])

@@ -121,6 +121,7 @@ class TestRead:
             f'{{"password": ["{SECRET}"]}}',
             f'{{"nsc": "nsc://o/a/u", "token": "{SECRET}"}}',
             f'{{"user_seed": "{SECRET}"}}',
+            f'{{"windows_cert_store": "user", "token": "{SECRET}"}}',
             f'{{"token": "{SECRET}", "tls_first": "yes"}}',
         ],
     )

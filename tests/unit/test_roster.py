@@ -11,12 +11,15 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from everynode.core import sharing
 from everynode.core.sharing import DEAD_AFTER_MS, DEAD_MAX, Beat, weight
-from everynode.errors import MalformedMessageError, UnavailableError
+from everynode.errors import ConfigurationError, MalformedMessageError, UnavailableError
 from everynode.runtime import roster as roster_module
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.roster import BEAT_BYTES_MAX, Roster, Standing, read_beat
+from everynode.runtime.session import Session
+from everynode.runtime.worker import Worker
 from everynode.wire import Subjects
 
 SHARDS = 4
@@ -81,6 +84,14 @@ class Told:
                 beat = await self.air.said.get()
                 if condition(beat):
                     return beat
+
+
+@pytest.mark.parametrize("name", ["", "x" * 254, "\udcff"], ids=["none", "long", "not text"])
+def test_a_name_that_nobody_could_read(name: str) -> None:
+    """S8: a worker does not start with a name that would make its decisions unreadable."""
+    with pytest.raises(ConfigurationError, match="worker: name is"):
+        Worker(cast("FleetBus", Air()), name)
+    assert "x" * 253 == Worker(cast("FleetBus", Air()), "x" * 253).name
 
 
 @pytest.fixture
@@ -228,3 +239,38 @@ class TestRoster:
         assert told.air.hear is None
         told.air.connected = False
         await told.roster.leave()
+
+
+async def test_one_too_many_is_not_answered_again_and_again(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B1: who is passed over is no reason to speak more often; a newcomer is answered at once."""
+    monkeypatch.setattr(sharing, "PEERS_MAX", 1)
+    task = asyncio.create_task(told.roster.run())
+    await told.roster.greeted.wait()
+    await told.until(lambda _: True)
+    await told.hear(Beat(worker="first", id="first", number=1))
+    assert told.roster._nudged.is_set()
+    await told.until(lambda _: True)
+    for number in range(3):
+        await told.hear(Beat(worker="second", id="second", number=number))
+        await told.hear(Beat(worker="gone", id="gone", number=number, leaving=True))
+    assert not told.roster._nudged.is_set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_reading_that_was_given_up_fails() -> None:
+    """L1: that is no reason to give up the one that has taken its place."""
+
+    class Failing(Session):
+        async def run(self) -> None:
+            raise UnavailableError("not now")
+
+    worker = Worker(cast("FleetBus", Air()), "me")
+    given_up, present = (Failing(worker._means, frozenset({number})) for number in range(2))
+    worker._next = present
+    await worker._run_next(given_up)
+    assert present is worker._next
+    await worker._run_next(present)
+    assert worker._next is None

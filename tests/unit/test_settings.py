@@ -110,7 +110,11 @@ class TestConnection:
                 "nats://[::1",
                 "nats://host/path",
                 f"nats://{SECRET}@a b",
+                f"nats://u:{SECRET}",
+                f"nats://u:{SECRET}://x@host",
             ),
+            *(f"nats://u:{SECRET}{odd}@host:1" for odd in "/?#[]"),  # of a URL these end the host
+            f"ws://u:{SECRET}@host:1",
         ],
     )
     def test_impossible_server(self, server: str) -> None:

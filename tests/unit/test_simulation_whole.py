@@ -7,7 +7,8 @@ import pytest
 from tests.unit.support_simulation import Simulation, simulation
 
 from everynode import wire
-from everynode.core.events import DaemonSetObserved
+from everynode.core.events import DaemonSetObserved, NodeObserved
+from everynode.core.pacing import Limits
 from everynode.ports import Outgoing
 from everynode.runtime.host import AdapterHost
 from everynode.runtime.worker import Worker
@@ -120,6 +121,26 @@ def test_covered_with_faults(seed: int) -> None:
         sim.wait(whole.is_covered)
         sim.let_pass(300_000)
         assert whole.is_covered()
+
+
+@pytest.mark.parametrize("jump_ms", [-3_600_000, 3_600_000])
+def test_a_clock_jumps_while_a_command_waits(jump_ms: int) -> None:
+    """A worker whose clock is set right says all the same when a command that nobody carries out expires (L1)."""
+    with simulation() as sim:
+        whole = make(sim)
+        whole.processes["host"].kill()
+        sim.run(whole.say(NodeObserved(node=builders.node("n0"))))
+
+        def said(kind: str) -> int:
+            return sum(f".{kind}." in one.subject for one in sim.server.history)
+
+        sim.wait(lambda: said("command") > 0)
+        sim.let_pass(10_000)
+        whole.processes["worker"].clock.set(jump_ms)
+        sim.let_pass(Limits().pending_ms - 20_000)
+        assert (1, 0) == (said("command"), said("tick"))
+        sim.let_pass(60_000)
+        assert 1 < said("command")
 
 
 def test_equal_seeds() -> None:

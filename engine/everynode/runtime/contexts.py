@@ -34,7 +34,7 @@ FIELDS = {
 }
 """A context's fields, and what a connection calls them. Others say nothing about a connection."""
 
-NOT_SUPPORTED = ("nsc", "user_jwt", "user_seed", "socks_proxy")
+NOT_SUPPORTED = ("nsc", "user_jwt", "user_seed", "socks_proxy", "windows_cert_store")
 """Fields without which the context would mean another connection than the one that we would make."""
 
 _ONE_OF = ("user", "creds", "nkey", "token")  # the first that is there counts, as in other tools

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from everynode.runtime.serving import is_dead
+from everynode.runtime.serving import cancellations, is_dead
 
 _NO_RESPONDERS = "503"
 
@@ -58,10 +58,13 @@ class Exchange:
         number = str(next(self._numbers))
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
+        before = cancellations()
         try:
             await self._client.publish(
                 subject, payload, reply=f"{self._inbox}.{number}", headers=headers
             )
+            if cancellations() > before:  # the library swallows one while it waits for room
+                raise asyncio.CancelledError
             message = await answer
         finally:
             del self._waiting[number]

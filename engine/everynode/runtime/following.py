@@ -146,7 +146,7 @@ class Follower:
                     yield chunk
         finally:
             self._link.unwatch(self._arrived)
-            await self._end()
+            await self.end()
 
     async def begin(self) -> bool:
         """Begin now, so that ``pending`` is known; whether there is anything to read.
@@ -184,7 +184,7 @@ class Follower:
 
     async def _begin(self) -> None:
         """Make a new consumer that goes on after ``sequence``."""
-        await self._end()
+        await self.end()
         inbox = self._inbox = deque()
         epoch = self._link.epoch
 
@@ -301,8 +301,8 @@ class Follower:
         )
         return StaleError(message, state["last_seq"])
 
-    async def _end(self) -> None:
-        """Stop listening; the server drops the consumer soon after."""
+    async def end(self) -> None:
+        """Stop listening; the server drops the consumer soon after. Whoever calls ``begin`` calls this, too."""
         self._sound = False
         subscription, self._subscription = self._subscription, None
         if subscription is not None:

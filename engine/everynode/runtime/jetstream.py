@@ -207,6 +207,7 @@ class JetStreamBus:
                     return
         finally:
             await chunks.aclose()
+            await follower.end()  # if it has begun, and nobody has asked for chunks yet
 
     async def follow(
         self, subjects: Sequence[str], from_sequence: int

@@ -433,6 +433,13 @@ async def _close(client: Client) -> None:
             await client.close()
 
 
+class _Refusal(msgspec.Struct):
+    """What JetStream says when it says no."""
+
+    err_code: int = 0
+    description: str = ""
+
+
 def read_answer(answer: bytes) -> dict[str, Any]:
     """Read what JetStream answered.
 
@@ -442,10 +449,11 @@ def read_answer(answer: bytes) -> dict[str, Any]:
     """
     try:
         fields = msgspec.json.decode(answer, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+        said = fields.get("error")
+        refusal = None if said is None else msgspec.convert(said, _Refusal)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"JetStream's answer cannot be read: {error}"
         raise UnavailableError(message) from error
-    refusal = fields.get("error")
     if refusal is not None:
-        raise ApiRefusal(int(refusal.get("err_code", 0)), str(refusal.get("description", "")))
+        raise ApiRefusal(refusal.err_code, refusal.description)
     return fields

@@ -23,15 +23,22 @@ class Listing(Generic[_Key]):
         self._begun = False
         self._named: set[_Key] = set()
         self._doubted: set[_Key] = set()
+        self._known_before: set[_Key] | None = None
 
     @property
     def doubted_count(self) -> int:
         """How many things the last list did not name and that still count as being there."""
         return len(self._doubted)
 
-    def begin(self) -> None:
-        """A list begins; one that had not ended counts for nothing."""
+    def begin(self, known: Collection[_Key] | None = None) -> None:
+        """A list begins; one that had not ended counts for nothing.
+
+        Args:
+            known: What the log knows now. What it comes to know while the list is read, from whoever else saw it, may
+                be younger than the list, which says nothing of it then. ``None``: the list speaks of everything.
+        """
         self._begun = True
+        self._known_before = None if known is None else set(known)
         self._named.clear()
 
     def named(self, key: _Key) -> None:
@@ -57,7 +64,10 @@ class Listing(Generic[_Key]):
         if not self._begun:
             return []
         self._begun = False
-        missing = [key for key in known if key not in self._named]
+        before = self._known_before
+        missing = [
+            key for key in known if key not in self._named and (before is None or key in before)
+        ]
         self._named.clear()
         fresh = {key for key in missing if key not in self._doubted}
         held = fresh if hold or 2 * len(missing) > len(known) else set()

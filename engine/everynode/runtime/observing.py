@@ -213,9 +213,9 @@ class Observer:
             case DaemonSetGone() | RevisionRecorded():
                 declarations.put(observation)
             case ListBegun(kind="nodes"):
-                self._nodes.begin()
+                self._nodes.begin(logbook.ledger.nodes)
             case ListBegun(kind="pods"):
-                self._pods.begin()
+                self._pods.begin(logbook.ledger.pods)
                 self._awaited = logbook.ledger.awaited()
             case ListBegun():
                 declarations.begin_list()

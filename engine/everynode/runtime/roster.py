@@ -17,7 +17,6 @@ import msgspec
 import structlog
 
 from everynode.core.sharing import BEAT_INTERVAL_MS, Beat, Peers
-from everynode.core.values import NAME_LENGTH_MAX
 from everynode.errors import MalformedMessageError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Clock
 from everynode.runtime.bus import FleetBus
@@ -139,7 +138,7 @@ class Roster:
         """How many messages on the subject were not understood."""
         self._bus = bus
         self._clock = clock
-        self._name = name[:NAME_LENGTH_MAX]
+        self._name = name
         self._standing = standing
         self._changed = changed
         self._subject = beat_subject(bus.subjects)
@@ -259,10 +258,11 @@ class Roster:
             if self.ignored == 1:  # whoever sends garbage does not fill the disk with it, too
                 log.warning("beat not understood", subject=self._subject, reason=str(error))
             return b""
-        if beat.id != self.id and not self.peers.knows(beat.id):
-            self.nudge()  # it does not know of us either
+        knew = self.peers.knows(beat.id)
         if self.peers.hear(beat, _now_ms()):
             self._changed()
+        if not knew and self.peers.knows(beat.id):
+            self.nudge()  # it does not know of us either
         return self._said
 
 

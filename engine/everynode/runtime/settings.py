@@ -30,7 +30,7 @@ BACKEND_LENGTH_MAX = 253
 IDENTITY_LENGTH_MAX = 1_024
 
 _SERVER = re.compile(
-    r"((nats|tls)://)?(\S*@)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(%\w+)?\])(:(?P<port>[0-9]{1,5}))?/?"
+    r"((nats|tls)://)?([^\s/?#\[\]]*@)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+(%\w+)?\])(:(?P<port>[0-9]{1,5}))?/?"
 )
 _PORT_MAX = 65_535
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x1f]+(\.[^\s.*>\x00-\x1f]+)*")
@@ -219,8 +219,10 @@ class StreamSettings:
 
 
 def _without_user(server: str) -> str:
-    scheme, separator, rest = server.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    """Leave out what stands before an ``@``, and what is no port: it may be a password whose ``@`` was forgotten."""
+    scheme = "".join(re.findall(r"^\w*://", server))
+    host = server[len(scheme) :].rpartition("@")[2]
+    return scheme + re.sub(r":(?![0-9]{1,5}/?$)[^\]]*$", ":...", host)
 
 
 def _from_variables(environment: Mapping[str, str]) -> dict[str, Any]:

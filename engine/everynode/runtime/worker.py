@@ -14,8 +14,8 @@ import contextlib
 import structlog
 
 from everynode.core.pacing import Limits
-from everynode.core.values import SetKey, Status
-from everynode.errors import StaleError, UnavailableError
+from everynode.core.values import NAME_LENGTH_MAX, SetKey, Status
+from everynode.errors import ConfigurationError, StaleError, UnavailableError
 from everynode.ports import Clock
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.clock import SystemClock
@@ -58,8 +58,12 @@ class Worker:
         *,
         follow_all: bool = False,
     ) -> None:
-        """Prepare; nothing is read before ``run``."""
-        self.name = name
+        """Prepare; nothing is read before ``run``.
+
+        Raises:
+            ConfigurationError: The name or a limit cannot be used.
+        """
+        self.name = _checked(name)
         self.counts = WorkerCounts()
         limits = limits or Limits()
         limits.check()
@@ -263,10 +267,11 @@ class Worker:
         except* UnavailableError as errors:
             if session is self._session:
                 raise
-            log.warning("shares not read; trying again", reason=_reason(errors))
-            self._next = self._next_task = None
-            self._next_from_ms = _now_ms() + jittered(RESTART_DELAY_MS)
-            self._shares_changed.set()
+            if session is self._next:  # and was not given up while it failed
+                log.warning("shares not read; trying again", reason=_reason(errors))
+                self._next = self._next_task = None
+                self._next_from_ms = _now_ms() + jittered(RESTART_DELAY_MS)
+                self._shares_changed.set()
 
     def _give_up_next(self) -> None:
         if self._next_task is not None:
@@ -286,6 +291,15 @@ class Worker:
         self._claimed_since_ms.clear()
         self.counts.handovers += 1
         self.roster.nudge()
+
+
+def _checked(name: str) -> str:
+    """Refuse a name with which nobody could read this worker's decisions."""
+    is_text = not any("\ud800" <= character <= "\udfff" for character in name)
+    if not (is_text and 1 <= len(name) <= NAME_LENGTH_MAX):
+        message = f"worker: name is {name[:NAME_LENGTH_MAX]!r}; choose 1 to {NAME_LENGTH_MAX} characters of Unicode"
+        raise ConfigurationError(message)
+    return name
 
 
 def _helps(shards: frozenset[int], present: frozenset[int], wanted: frozenset[int]) -> bool:

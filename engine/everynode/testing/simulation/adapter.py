@@ -132,13 +132,15 @@ class ClusterAdapter:
     async def observe(self, known: View) -> AsyncGenerator[Observation]:  # noqa: ARG002 - lists everything anyway
         """List, then watch; list again when the watch has expired."""
         while True:
+            yield ListBegun(
+                "nodes"
+            )  # before it is asked for: what comes to be meanwhile may be missing in it
             nodes = await self._list()
-            yield ListBegun("nodes")
             for node in nodes.nodes:
                 yield NodeObserved(node=node)
             yield ListEnded("nodes")
-            pods = await self._list()
             yield ListBegun("pods")
+            pods = await self._list()
             for pod in pods.pods:
                 yield PodObserved(pod=pod)
             yield ListEnded("pods")
@@ -207,8 +209,9 @@ class ClusterAdapter:
             self.calls -= 1
 
     async def _apply(self, command: Command) -> Outcome:
-        faults, happens = self.faults, self._happens
         await self._travel()
+        # As they are now: they may have ended on the way.
+        faults, happens = self.faults, self._happens
         if self._cut_for_ms:
             mark("command while cut off")
             if happens(0.5):

@@ -7,7 +7,7 @@ of about half of the runs, and where it is let in, its rate is drawn as well.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from everynode.core.pacing import Limits
 from everynode.runtime.execution import ExecutionLimits
@@ -72,7 +72,7 @@ class Configuration:
 
 def draw(chance: random.Random) -> Configuration:
     """Draw what a run is like."""
-    return Configuration(
+    drawn = Configuration(
         nodes=chance.randint(1, 8),
         sets=chance.randint(1, len(SET_NAMES)),
         workers=chance.choice((1, 1, 2, 2, 3)),
@@ -88,6 +88,10 @@ def draw(chance: random.Random) -> Configuration:
         nemesis=_nemesis(chance),
         nemesis_ms=chance.choice((1_000, 3_000, 10_000, 30_000)),
     )
+    if drawn.hosts == 1:
+        return drawn
+    # A host whose watch has missed what another host made cannot know of it before the next list.
+    return replace(drawn, adapter=replace(drawn.adapter, event_missed=0.0))
 
 
 def _rate(chance: random.Random, highest: float = 0.1) -> float:

@@ -103,6 +103,7 @@ class Session:
         self._folded_at_ms = 0
         self._ends: deque[int] = deque(maxlen=MEASURED_ENDS)
         self._read_to = 0
+        self._last_caught: Received | None = None
         self._spoiled: dict[str, Received] = {}
         self._to_restate = asyncio.Event()
         # Nodes and pods are said again by their adapter, statuses by the next report.
@@ -194,6 +195,7 @@ class Session:
             async for chunk in chunks:
                 self._fold_all([one for one in chunk if self._concerns(one.subject)])
                 self.machine.passed(chunk[-1].sequence)
+                self._last_caught = chunk[-1]
         first, _, _ = await self._bus.log_position()
         if first > position.end + 1:
             message = f"the log begins at {first}, and ended at {position.end} when it was begun to be read"
@@ -207,6 +209,7 @@ class Session:
         subjects = self._bus.subjects.followed_by_worker(sorted(self.shards))
         async with aclosing(self._bus.follow(subjects, sequence + 1)) as chunks:
             async for chunk in chunks:
+                await self._check_last_caught()
                 if chunk:
                     self._fold_all(chunk)
                     self._folded_at_ms = _now_ms()
@@ -217,6 +220,20 @@ class Session:
                     self._read_to = max(self._read_to, *self._ends, 0)
                 self._decide()
                 self._means.changed()
+
+    async def _check_last_caught(self) -> None:
+        """Refuse a log that lost its end and grew past it again before it was followed.
+
+        Raises:
+            StaleError: It has another message where the last one stood that was read.
+        """
+        last, self._last_caught = self._last_caught, None
+        if last is None:
+            return
+        time_ms = await self._bus.time_of(last.sequence)
+        if time_ms is not None and time_ms != last.time_ms:
+            message = f"the log has another message at {last.sequence} than was read"
+            raise StaleError(message)
 
     def _fold_all(self, chunk: list[Received]) -> None:
         for received in chunk:

@@ -323,8 +323,9 @@ class SimulatedServer:
         return self.history[-1]
 
     def _of_another_subject(self, subject: str) -> bytes:
-        """Return a message that is well formed and belongs elsewhere."""
-        others = [one.payload for one in self.history if one.subject != subject]
+        """Return a message that is well formed and belongs elsewhere: put on its own subject, it would be a forgery."""
+        own = {one.payload for one in self.history if one.subject == subject}
+        others = [one.payload for one in self.history if one.payload not in own]
         return self.loop.random.choice(others) if others else b"[]"
 
     def fill_disk(self, duration_ms: int) -> None:

@@ -27,10 +27,19 @@ _LIMITS = {
     "leaf": -1,
 }
 _JETSTREAM = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
-_SERVICE = re.compile(
-    r'service: \{ account: EVERYNODE, subject: "([^"]+)" \}(?: *\}?, to: "([^"]+)")?'
+_EXPORT = re.compile(
+    r'\{ (service|stream): "([^"]+)", accounts: \[[^\]]+\]'
+    r'(?:, response_type: (\w+), response_threshold: "(\d+)m")? \}'
 )
-_STREAM = re.compile(r'stream: \{ account: EVERYNODE, subject: "([^"]+)" \}')
+_IMPORT = re.compile(
+    r'\{ (service|stream): \{ account: (\w+), subject: "([^"]+)" \}(?:, to: "([^"]+)")? \}'
+)
+_NANOSECONDS_PER_MINUTE = 60 * 10**9
+_FILES = {
+    "EVERYNODE": "exports.conf",
+    "EVERYNODE_WRITERS": "writers.conf",
+    "EVERYNODE_READERS": "readers.conf",
+}
 
 
 class Key:
@@ -65,39 +74,44 @@ def _text(fields: dict[str, Any]) -> str:
     return _base64(json.dumps(fields).encode())
 
 
-def _exchanged(account: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Read what the readers' account imports, and what the other one exports for that."""
-    imports, exports = [], []
-    text = (support.DEPLOY / "imports.conf").read_text("utf-8")
-    for subject, here in _SERVICE.findall(text):
-        about = {"name": subject, "subject": subject, "type": "service"}
+def _exchanged(text: str, keys: dict[str, Key]) -> dict[str, list[dict[str, Any]]]:
+    """Read what an account exports and imports."""
+    exports: list[dict[str, Any]] = []
+    imports: list[dict[str, Any]] = []
+    for kind, subject, response, minutes in _EXPORT.findall(text):
+        about: dict[str, Any] = {"name": subject, "subject": subject, "type": kind}
+        if response:
+            about |= {
+                "response_type": response.title(),
+                "response_threshold": int(minutes) * _NANOSECONDS_PER_MINUTE,
+            }
         exports.append(about)
-        imports.append(about | {"account": account, "local_subject": here or subject})
-    for subject in _STREAM.findall(text):
-        about = {"name": subject, "subject": subject, "type": "stream"}
-        exports.append(about)
-        imports.append(about | {"account": account})
-    return imports, exports
+    for kind, account, subject, here in _IMPORT.findall(text):
+        about = {"name": subject, "subject": subject, "type": kind, "account": keys[account].public}
+        local = {"local_subject": here or subject} if kind == "service" else {}
+        imports.append(about | local)
+    # A line that was not understood must not go unnoticed: a test would pass for want of what it is about.
+    assert text.count("  { ") == len(exports) + len(imports)
+    return {"exports": exports, "imports": imports}
 
 
 def server_config(directory: Path) -> str:
     """Write credentials for each role into a directory; what the server has to know is returned."""
     operator = Key(nkeys.PREFIX_BYTE_OPERATOR, "operator")
-    fleet = Key(nkeys.PREFIX_BYTE_ACCOUNT, "fleet")
-    readers = Key(nkeys.PREFIX_BYTE_ACCOUNT, "readers")
     system = Key(nkeys.PREFIX_BYTE_ACCOUNT, "system")
-    imports, exports = _exchanged(fleet.public)
-    of_fleet = {"limits": _LIMITS | _JETSTREAM, "exports": exports}
-    of_readers = {"limits": _LIMITS, "imports": imports}
+    keys = {name: Key(nkeys.PREFIX_BYTE_ACCOUNT, name) for name in _FILES}
     for role in support.ROLES:
-        account = readers if role == support.READER else fleet
+        account = keys["EVERYNODE_READERS" if role == support.READER else "EVERYNODE_WRITERS"]
         write_credentials(directory / f"{role}.creds", account, role, support.permissions(role))
+    accounts = {system: operator.sign(system, "system", "account", {"limits": _LIMITS})}
+    for name, key in keys.items():
+        about = _exchanged((support.DEPLOY / _FILES[name]).read_text("utf-8"), keys)
+        limits = _LIMITS | (_JETSTREAM if name == "EVERYNODE" else {})
+        accounts[key] = operator.sign(key, name, "account", about | {"limits": limits})
+    preloaded = "".join(f"  {key.public}: {signed}\n" for key, signed in accounts.items())
     return (
         f"operator: {operator.sign(operator, 'operator', 'operator', {})}\n"
-        f"system_account: {system.public}\nresolver: MEMORY\nresolver_preload: {{\n"
-        f"  {system.public}: {operator.sign(system, 'system', 'account', {'limits': _LIMITS})}\n"
-        f"  {fleet.public}: {operator.sign(fleet, 'fleet', 'account', of_fleet)}\n"
-        f"  {readers.public}: {operator.sign(readers, 'readers', 'account', of_readers)}\n}}\n"
+        f"system_account: {system.public}\nresolver: MEMORY\nresolver_preload: {{\n{preloaded}}}\n"
     )
 
 

@@ -22,7 +22,8 @@ STATE = f"everynode-{FLEET}-STATE"
 
 READER = "reader"
 ROLES = ("worker", "adapter-kubernetes", "adapter-simulated", "operator", READER)
-READER_API = "$JS.everynode.API"
+API = "$JS.everynode.API"
+"""How the roles call JetStream's API: it is in an account without users, and theirs import it."""
 
 
 def password(role: str) -> str:
@@ -56,9 +57,7 @@ def inbox(role: str) -> str:
 def as_role(server: EmbeddedServer, role: str, **fields: Any) -> Connection:
     """How a role connects; without other fields, with its password."""
     who = fields or {"user": role, "password": password(role)}
-    if role == READER:
-        who["api_prefix"] = READER_API
-    return Connection(servers=(server.url,), inbox_prefix=inbox(role), **who)
+    return Connection(servers=(server.url,), inbox_prefix=inbox(role), api_prefix=API, **who)
 
 
 @contextmanager

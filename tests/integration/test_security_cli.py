@@ -63,9 +63,8 @@ class Person:
                 "user": role,
                 "password": support.password(role),
                 "inbox_prefix": support.inbox(role),
+                "jetstream_domain": "everynode",
             }
-            if role == support.READER:
-                fields["jetstream_domain"] = "everynode"
             (self.contexts / f"{role}.json").touch(mode=0o600)
             (self.contexts / f"{role}.json").write_text(json.dumps(fields), encoding="utf-8")
 

@@ -26,7 +26,7 @@ from everynode.runtime.embedded import EmbeddedServer
 from everynode.runtime.host import AdapterHost
 from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.runtime.settings import Connection, StreamSettings
-from everynode.runtime.view import follow_view, read_view
+from everynode.runtime.view import follow_view
 from everynode.runtime.worker import Worker
 from everynode_simulated import SimulatedAdapter, SimulatedFleet
 
@@ -226,35 +226,32 @@ def refused_to(role: str) -> list[str]:
         f"{PREFIX}.pod.{shard}.{name}.default.p" for name in others for shard in (3, "orphan")
     ]
     subjects += [f"{PREFIX}.host.{name}" for name in others]
+    asked = []
     for stream in (LOG, STATE):
         verbs = ("DELETE", "PURGE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE")
-        subjects += [f"$JS.API.STREAM.{verb}.{stream}" for verb in verbs]
-        subjects += [f"$JS.API.STREAM.MSG.DELETE.{stream}", f"$JS.API.CONSUMER.DELETE.{stream}.x"]
-        subjects += [f"$JS.API.CONSUMER.CREATE.{stream}", f"$JS.API.DIRECT.GET.{stream}"]
+        asked += [f"STREAM.{verb}.{stream}" for verb in verbs]
+        asked += [f"STREAM.MSG.DELETE.{stream}", f"CONSUMER.DELETE.{stream}.x"]
+        asked += [f"CONSUMER.CREATE.{stream}", f"DIRECT.GET.{stream}"]
     for name in BACKENDS:
-        subjects += [f"$JS.API.CONSUMER.CREATE.{LOG}.adapter-{name}"]
-        subjects += [f"$JS.API.CONSUMER.DURABLE.CREATE.{LOG}.adapter-{name}"]
+        asked += [f"CONSUMER.CREATE.{LOG}.adapter-{name}"]
+        asked += [f"CONSUMER.DURABLE.CREATE.{LOG}.adapter-{name}"]
     for name in others:
-        commands = f"{PREFIX}.command.{name}.>"
-        subjects += [f"$JS.API.CONSUMER.CREATE.{LOG}.adapter-{name}.{commands}"]
-        subjects += [f"$JS.API.CONSUMER.MSG.NEXT.{LOG}.adapter-{name}"]
+        asked += [f"CONSUMER.CREATE.{LOG}.adapter-{name}.{PREFIX}.command.{name}.>"]
+        asked += [f"CONSUMER.MSG.NEXT.{LOG}.adapter-{name}"]
         subjects += [f"$JS.ACK.{LOG}.adapter-{name}.1.1.1.1.1"]
     of_worker = [f"{PREFIX}.{kind}.3.default.s" for kind in ("decision", "status", "notice")]
     of_worker += [f"{PREFIX}.command.simulated.n1.3.c", f"{PREFIX}.tick.3", f"{PREFIX}.worker"]
     of_sets = [f"{PREFIX}.daemonset.3.default.s"]
-    subjects += [f"$JS.API.STREAM.UPDATE.{STATE}"]
+    asked += [f"STREAM.UPDATE.{STATE}"]
     subjects += [] if role in {"worker", ADAPTERS[0]} else [f"{PREFIX}.revision.3.default.s.s-1"]
     subjects += [] if role == "worker" else of_worker
     subjects += [] if role in ADAPTERS else [f"{PREFIX}.outcome.3.c"]
     subjects += of_sets if role in {"reader", "adapter-simulated"} else []
     if role != "operator":
         subjects += [f"{PREFIX}.control.{name}" for name in BACKENDS]
-        subjects += [f"$JS.API.STREAM.{verb}.{LOG}" for verb in ("CREATE", "UPDATE")]
-        subjects += [f"$JS.API.STREAM.CREATE.{STATE}"]
-    if role == "reader":
-        names = [f"adapter-{name}" for name in BACKENDS]
-        subjects += [f"{support.READER_API}.CONSUMER.CREATE.{LOG}.{name}" for name in names]
-        subjects += [f"{support.READER_API}.STREAM.{verb}.{LOG}" for verb in ("DELETE", "PURGE")]
+        asked += [f"STREAM.{verb}.{LOG}" for verb in ("CREATE", "UPDATE")]
+        asked += [f"STREAM.CREATE.{STATE}"]
+    subjects += [f"{prefix}.{each}" for prefix in ("$JS.API", support.API) for each in asked]
     subjects += ["everynode.other.node.simulated.n1", "$SYS.REQ.SERVER.PING"]
     return subjects
 
@@ -291,40 +288,20 @@ class TestNothingElse:
         await refused.wait(subjects)
         await client.close()
 
-    async def test_reader_by_a_detour(self, closed: EmbeddedServer) -> None:
-        """What a reader asks for with an answer to a subject of the log does not come onto the log."""
-        refused = Refusals()
-        client = await raw(closed, "reader", refused)
+    @pytest.mark.parametrize("role", ROLES)
+    async def test_answers_onto_the_log(self, closed: EmbeddedServer, role: str) -> None:
+        """What is asked for with an answer to a subject of the log does not come onto the log."""
+        client = await raw(closed, role, Refusals())
         async with await connect(connection_of(closed, "operator"), FLEET) as bus:
             before = await bus.log_position()
             for stream in (LOG, STATE):
-                operation = f"{support.READER_API}.STREAM.INFO.{stream}"
+                operation = f"{connection_of(closed, role).api_prefix}.STREAM.INFO.{stream}"
                 await client.publish(operation, b"", reply=f"{PREFIX}.node.simulated.n1")
                 assert (
                     await client.request(operation, timeout=5)
                 ).data  # those before it are done, too
             await client.close()
             assert before == await bus.log_position()
-
-    async def test_worker_by_a_detour(self, closed: EmbeddedServer) -> None:
-        """In the log's own account that detour exists; what it writes is no message, and is passed over (S8)."""
-        refused = Refusals()
-        client = await raw(closed, "worker", refused)
-        async with await connect(connection_of(closed, "operator"), FLEET) as bus:
-            operation = f"$JS.API.STREAM.INFO.{LOG}"
-            subject = f"{PREFIX}.node.simulated.detour"
-            await client.publish(operation, b"", reply=subject)
-            async with (
-                asyncio.timeout(REFUSAL_SECONDS_MAX),
-                aclosing(bus.follow([subject], 1)) as log,
-            ):
-                async for chunk in log:
-                    if chunk:
-                        break
-            await client.close()
-            view = await read_view(bus, ("node",))
-            assert 1 == sum(each.subject.endswith(".detour") for each in view.malformed)
-            assert "detour" not in {node.name for node in view.nodes.values()}
 
     async def test_forged_outcomes(self, closed: EmbeddedServer) -> None:
         """An adapter can write outcomes of another backend's commands; that delays, and makes no second pod (S1)."""

@@ -79,6 +79,7 @@ def operator(port: int, certificates: Path) -> Connection:
         user="operator",
         password=support.password("operator"),
         inbox_prefix=support.inbox("operator"),
+        api_prefix=support.API,
         tls_ca=certificates / "ca.pem",
         tls_cert=certificates / "client.pem",
         tls_key=certificates / "client.key",

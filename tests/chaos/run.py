@@ -62,6 +62,7 @@ class Result(NamedTuple):
     ended: dict[str, int]
     rollouts: int
     converge_seconds: float
+    converge_seconds_max: float
     faults: list[str]
     silent: bool
     seconds: float
@@ -69,7 +70,7 @@ class Result(NamedTuple):
     @property
     def sound(self) -> bool:
         """Every promise was kept."""
-        in_time = self.converge_seconds <= CONVERGED_SECONDS_MAX
+        in_time = self.converge_seconds <= self.converge_seconds_max
         return self.report.sound and not self.faults and in_time and self.silent
 
 
@@ -103,8 +104,17 @@ class Rollouts:
             await self._rig.apply(make_set(name, version, TIERS[name]))
 
 
-async def chaos(directory: Path, seed: int, seconds: float, nodes: int) -> Result:
+async def chaos(
+    directory: Path, seed: int, seconds: float, nodes: int, converge_seconds_max: float
+) -> Result:
     """Do it.
+
+    Args:
+        directory: For everything that is written.
+        seed: Which faults, and when.
+        seconds: How long, convergence included.
+        nodes: How many.
+        converge_seconds_max: How long it may take after the last fault until everything is as it should be.
 
     Raises:
         RuntimeError: The fleet was not covered even before anything went wrong.
@@ -126,7 +136,7 @@ async def chaos(directory: Path, seed: int, seconds: float, nodes: int) -> Resul
         _say("faults end", began)
         healed = time.monotonic()
         await rollouts.insist()
-        _, faults = await rig.converged(CONVERGED_SECONDS_MAX)
+        _, faults = await rig.converged(converge_seconds_max)
         if faults:
             _say(f"late: {len(faults)} faults: {faults[:SHOWN_MAX]}", began)
             _, faults = await rig.converged(DIAGNOSED_SECONDS_MAX)
@@ -140,6 +150,7 @@ async def chaos(directory: Path, seed: int, seconds: float, nodes: int) -> Resul
         ended=dict(rig.ended),
         rollouts=rollouts.count,
         converge_seconds=converge_seconds,
+        converge_seconds_max=converge_seconds_max,
         faults=faults,
         silent=silent,
         seconds=time.monotonic() - began,
@@ -225,6 +236,9 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, help="a directory for histories and logs; else they go"
     )
+    parser.add_argument(
+        "--within", type=float, default=CONVERGED_SECONDS_MAX, help="seconds to converge in"
+    )
     arguments = parser.parse_args()
     into_own_namespace()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -236,7 +250,9 @@ def main() -> int:
         if directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         directory.mkdir(parents=True, exist_ok=True)
-        result = asyncio.run(chaos(directory, seed, arguments.seconds, arguments.nodes))
+        result = asyncio.run(
+            chaos(directory, seed, arguments.seconds, arguments.nodes, arguments.within)
+        )
     print(table(result), flush=True)  # noqa: T201 - it is a command
     if not result.sound:
         print(f"reproduce: make chaos SEED={seed} SECONDS={arguments.seconds:.0f}")  # noqa: T201 - it is a command

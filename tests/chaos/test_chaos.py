@@ -41,10 +41,13 @@ async def run(module: str, *arguments: object) -> str:
     return text
 
 
-@pytest.mark.timeout(200)  # it takes about 80 s; a machine that does other things needs more
+@pytest.mark.timeout(300)  # it takes about 80 s; a machine that does other things needs more
 async def test_a_minute_of_chaos(tmp_path: Path) -> None:
-    """S1, S3, S4, S5, S6, L1, L2: every kind of fault, on three servers, three workers and two adapters."""
-    output = await run(MODULE, "--seconds", 60, "--keep", tmp_path)
+    """S1, S3, S4, S5, S6, L1, L2: every kind of fault, on three servers, three workers and two adapters.
+
+    How soon it converges is the business of `make chaos`; here it has to at all, however busy the machine is.
+    """
+    output = await run(MODULE, "--seconds", 60, "--within", 90, "--keep", tmp_path)
     assert "VIOLATION" not in output
     assert "reproduce:" not in output
 

@@ -302,18 +302,20 @@ _NODE_INFO = {
 async def _until_ready(api: Api, waiting: set[str]) -> None:
     """Wait until nodes are ready; a watch, because a list of thousands is slow.
 
+    The API server ends a watch that does not keep up with what thousands of nodes have to say; then another one begins.
+
     Raises:
         TimeoutError: Some are not ready after `NODES_SECONDS_MAX`; the message says how many, and names one.
     """
     try:
-        async with (
-            asyncio.timeout(NODES_SECONDS_MAX),
-            aclosing(api.watch("/api/v1/nodes", resourceVersion=0)) as events,
-        ):
+        async with asyncio.timeout(NODES_SECONDS_MAX):
             while waiting:
-                node = (await anext(events))["object"]
-                if is_ready(node):
-                    waiting.discard(node["metadata"]["name"])
+                async with aclosing(api.watch("/api/v1/nodes", resourceVersion=0)) as events:
+                    async for event in events:
+                        if is_ready(event["object"]):
+                            waiting.discard(event["object"]["metadata"]["name"])
+                        if not waiting:
+                            break
     except TimeoutError as error:
         left = f"{len(waiting)} nodes, such as {min(waiting)},"
         raise TimeoutError(f"{left} are not ready after {NODES_SECONDS_MAX} s") from error

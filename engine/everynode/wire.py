@@ -198,6 +198,17 @@ class Subjects:
             case _:
                 assert_never(message)
 
+    def parts(self, subject: str) -> tuple[str, str]:
+        """Take a subject of this fleet apart.
+
+        Returns:
+            Its kind, and the token that says which shard it belongs to: empty for nodes, ``ORPHANS`` for pods that
+            nobody controls.
+        """
+        kind, *tokens = subject.removeprefix(f"{self.prefix}.").split(".")
+        place = 2 if kind == "command" else 0
+        return kind, "" if kind == "node" or len(tokens) <= place else tokens[place]
+
     def of_kind(self, kind: str) -> str:
         """Name all subjects of a kind: ``everynode.<fleet>.<kind>.>``."""
         return f"{self.prefix}.{kind}.>"

@@ -18,7 +18,7 @@ from everynode.cli.up_report import Report
 from everynode.core.values import DaemonSet, Node, Owner, Pod, SetKey, Status, Taint
 from everynode.errors import Problem
 from everynode.manifest import read_daemonsets
-from everynode.runtime.worker import WorkerCounts
+from everynode.runtime.counts import WorkerCounts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"
 NOW = 1_700_000_000_000

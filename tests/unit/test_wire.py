@@ -15,6 +15,7 @@ from everynode.core.events import (
 )
 from everynode.errors import ConfigurationError, MalformedMessageError
 from everynode.wire import (
+    ORPHANS,
     PAYLOAD_BYTES_MAX,
     AnyMessage,
     Subjects,
@@ -256,3 +257,22 @@ def _matches(pattern: list[str], subject: list[str]) -> bool:
         if position >= len(subject) or part not in {"*", subject[position]}:
             return False
     return len(pattern) == len(subject)
+
+
+@pytest.mark.parametrize(
+    ("subject", "parts"),
+    [
+        ("node.east.n%2E1", ("node", "")),
+        ("pod.3.east.ns.p", ("pod", "3")),
+        ("pod.orphan.east.ns.p", ("pod", ORPHANS)),
+        ("command.east.n.7.id", ("command", "7")),
+        ("tick.2", ("tick", "2")),
+        ("command.east", ("command", "")),
+        ("pod", ("pod", "")),
+    ],
+)
+def test_parts(subject: str, parts: tuple[str, str]) -> None:
+    """A subject says its kind, and which shard's worker reads it; one that is cut off names no shard."""
+    subjects = Subjects("prod", 16)
+
+    assert parts == subjects.parts(f"{subjects.prefix}.{subject}")

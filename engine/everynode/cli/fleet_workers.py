@@ -7,22 +7,16 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from everynode.cli.tables import BAD, GOOD, NONE, WAITING, Cell, Columns, age
-from everynode.core.sharing import Beat
+from everynode.core.sharing import Beat, DeadWorker
 from everynode.runtime.clock import timestamp
 
 LISTEN_MS = 1_000
 """How long it is listened: three times as long as a worker is silent."""
 
 _HEADER = ("NAME", "SHARDS", "SEQUENCE", "BEHIND", "AGE", "STATE")
-
-
-class _Dead(NamedTuple):
-    worker: str
-    id: str
-    ago_ms: int
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -41,14 +35,14 @@ def unowned(beats: Sequence[Beat], shards: int) -> list[int]:
     return sorted(set(range(shards)).difference(*(beat.shards for beat in beats)))
 
 
-def _dead(beats: Sequence[Beat]) -> list[_Dead]:
+def _dead(beats: Sequence[Beat]) -> list[DeadWorker]:
     """Return who is dead by the word of the living, and was not heard; the last one first."""
     living = {beat.id for beat in beats}
-    found: dict[str, _Dead] = {}
+    found: dict[str, DeadWorker] = {}
     for told in (told for beat in beats for told in beat.dead if told.id not in living):
         known = found.get(told.id)
         if known is None or told.ago_ms < known.ago_ms:
-            found[told.id] = _Dead(told.worker, told.id, told.ago_ms)
+            found[told.id] = told
     return sorted(found.values(), key=lambda dead: (dead.ago_ms, dead.worker, dead.id))
 
 

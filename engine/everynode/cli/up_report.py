@@ -10,7 +10,7 @@ from everynode.cli.listing import status_cells
 from everynode.cli.local import is_covered
 from everynode.cli.tables import BAD, Cell, Columns, Row
 from everynode.core.values import SetKey, Status
-from everynode.runtime.worker import WorkerCounts
+from everynode.runtime.counts import WorkerCounts
 
 HEADER = (
     "NAMESPACE",

@@ -148,10 +148,6 @@ class Replay:
         self._open: _Expected | None = None  # its batch is being read
         self._expected: list[tuple[int, int, _Expected]] = []  # a heap by basis and place
 
-    def states(self) -> Iterator[FleetState]:
-        """Return the states of all shards that have anything."""
-        return iter(self._shards.values())
-
     def state_of(self, key: SetKey) -> FleetState:
         """Return the state that a set's worker has."""
         return self._shard(shard_of(key, self._subjects.shards))
@@ -215,12 +211,10 @@ class Replay:
 
     def _concerned(self, subject: str) -> Iterable[FleetState]:
         """Return the states of those who read a subject."""
-        kind, *rest = subject.removeprefix(self._subjects.prefix + ".").split(".")
-        if kind == "node" or rest[0] == wire.ORPHANS:
+        kind, shard = self._subjects.parts(subject)
+        if kind == "node" or shard == wire.ORPHANS:
             return (self._nodes, *self._shards.values())
-        if kind == "notice":
-            return ()
-        return (self._shard(int(rest[2] if kind == "command" else rest[0])),)
+        return () if kind == "notice" else (self._shard(int(shard)),)
 
     def _shard(self, shard: int) -> FleetState:
         """Return a shard's state; a new one knows the nodes and the orphans."""

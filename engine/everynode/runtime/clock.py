@@ -1,4 +1,4 @@
-"""This machine's clock, for those who must wait.
+"""This machine's clocks, for those who must wait.
 
 The runtime's default ``ports.Clock``. Nothing that is decided depends on it: decisions take their time from the log.
 """
@@ -20,6 +20,11 @@ class SystemClock:
     async def sleep_ms(self, duration_ms: int) -> None:
         """Wait; nothing or less is one turn of the event loop."""
         await asyncio.sleep(max(duration_ms, 0) / 1000)
+
+
+def monotonic_ms() -> int:
+    """Milliseconds by the running loop, which only go forward: how long something lasts, whoever sets the clock."""
+    return int(asyncio.get_running_loop().time() * 1000)
 
 
 def timestamp(time_ms: int) -> str:

@@ -59,7 +59,7 @@ def selected_context(environment: Mapping[str, str]) -> str:
     if directory is None or not (directory / "context.txt").is_file():
         return ""
     return (
-        _read(directory / "context.txt", "the selected NATS context")
+        read_bounded(directory / "context.txt", "the selected NATS context")
         .decode(errors="replace")
         .strip()
     )
@@ -96,7 +96,7 @@ def read_context(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
         ConfigurationError: There is none of that name, or it cannot be used.
     """
     path = context_path(name, environment)
-    content = _read(path, f"NATS context {name}")
+    content = read_bounded(path, f"NATS context {name}")
     try:
         fields = msgspec.json.decode(content, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -131,14 +131,24 @@ def _translated(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(path: Path, what: str) -> bytes:
+def read_bounded(path: Path, what: str, bytes_max: int = CONTEXT_BYTES_MAX) -> bytes:
+    """Read a file that somebody named, if it is as small as such files are.
+
+    Args:
+        path: The file.
+        what: What it should be; for errors.
+        bytes_max: How large it may be.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is too large.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(CONTEXT_BYTES_MAX + 1)
+            content = file.read(bytes_max + 1)
     except OSError as error:
         message = f"{what}: {path} cannot be read: {error.strerror}"
         raise ConfigurationError(message) from error
-    if len(content) > CONTEXT_BYTES_MAX:
-        message = f"{what}: {path} has more than {CONTEXT_BYTES_MAX} bytes; that is no context"
+    if len(content) > bytes_max:
+        message = f"{what}: {path} has more than {bytes_max} bytes; name the right file"
         raise ConfigurationError(message)
     return content

@@ -16,6 +16,7 @@ import nkeys  # type: ignore[import-untyped] # it has no types, and no stubs exi
 import structlog
 
 from everynode.errors import ConfigurationError
+from everynode.runtime.contexts import read_bounded
 from everynode.runtime.settings import SECRET_FILES, Connection
 
 CREDENTIALS_BYTES_MAX = 64 * 1024
@@ -39,7 +40,8 @@ def client_options(connection: Connection) -> dict[str, Any]:
         _check_credentials(connection.creds)
         options["user_credentials"] = str(connection.creds)
     elif connection.nkey_seed is not None:
-        _check_seed(_read(connection.nkey_seed, "nkey_seed").strip(), connection.nkey_seed)
+        seed = read_bounded(connection.nkey_seed, "nkey_seed", CREDENTIALS_BYTES_MAX)
+        _check_seed(seed.strip(), connection.nkey_seed)
         options["nkeys_seed"] = str(connection.nkey_seed)
     elif connection.user is not None:
         options |= {"user": connection.user, "password": connection.password or ""}
@@ -69,7 +71,7 @@ def is_open_to_others(path: Path) -> bool:
 
 
 def _check_credentials(path: Path) -> None:
-    content = _read(path, "creds")
+    content = read_bounded(path, "creds", CREDENTIALS_BYTES_MAX)
     seed = _SEED.search(content)
     if _JWT.search(content) is None or seed is None:
         message = f"creds: {path} is no credentials file with a user's JWT and seed, as `nsc generate creds` writes it"
@@ -87,16 +89,3 @@ def _check_seed(seed: bytes, path: Path, name: str = "nkey_seed") -> None:
     if not is_user:
         message = f"{name}: the seed in {path} is no user's seed; it begins with SU, and is alone on its line"
         raise ConfigurationError(message)
-
-
-def _read(path: Path, name: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(CREDENTIALS_BYTES_MAX + 1)
-    except OSError as error:
-        message = f"{name}: {path} cannot be read: {error.strerror}"
-        raise ConfigurationError(message) from error
-    if len(content) > CREDENTIALS_BYTES_MAX:
-        message = f"{name}: {path} has more than {CREDENTIALS_BYTES_MAX} bytes; name the right file"
-        raise ConfigurationError(message)
-    return content

@@ -7,6 +7,7 @@ facts where they differ from what the log says, and hears what others write abou
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
@@ -19,14 +20,13 @@ from everynode.core.values import PodKey
 from everynode.errors import MalformedMessageError, RefusedError, StaleError
 from everynode.ports import Clock, Outgoing, Received
 from everynode.runtime.bus import FleetBus
+from everynode.runtime.clock import monotonic_ms
 from everynode.runtime.counts import HostCounts
 from everynode.runtime.ledger import Fact, Ledger
 from everynode.runtime.outbox import Outbox
 from everynode.runtime.view import last_good
 
 log = structlog.get_logger(__name__)
-
-MS_PER_SECOND = 1_000
 
 
 class Logbook:
@@ -61,19 +61,18 @@ class Logbook:
         self._time_heard_ms = 0
         self._caught_up_at = 0
         self._read_to = 0
-        self._unread: dict[
-            int, str
-        ] = {}  # our own that the log took and that were not read back yet: their subjects
-        self._missed: dict[
-            int, str
-        ] = {}  # of those, the ones that the last silence was too early for
+        # Our own that the log took and that were not read back yet: their places, which go up, and subjects.
+        self._unread: deque[tuple[int, str]] = deque()
+        self._missed_to = (
+            0  # those up to here were missing already when there was nothing left to read
+        )
         token = wire.token(backend)
         prefix = bus.subjects.prefix
         self._subjects = [f"{prefix}.node.{token}.>", f"{prefix}.pod.*.{token}.>"]
 
     def time_ms(self) -> int:
         """The log's time: that of the last message heard of, and what has passed since then."""
-        return self._time_ms + _now_ms() - self._time_heard_ms
+        return self._time_ms + monotonic_ms() - self._time_heard_ms
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -133,12 +132,9 @@ class Logbook:
             StaleError: The log is not what it was: something of ours that it took stood here, or before.
         """
         self._read_to = received.sequence
-        if not self._unread:
+        if not self._unread or self._unread[0][0] > received.sequence:
             return
-        ours = self._unread.pop(received.sequence, received.subject)
-        if ours != received.subject or any(
-            sequence < received.sequence for sequence in self._unread
-        ):
+        if self._unread.popleft() != (received.sequence, received.subject):
             raise StaleError("the log has lost something that it took")
 
     def _check_read_back(self) -> None:
@@ -147,14 +143,14 @@ class Logbook:
         Raises:
             StaleError: Something has been, for two silences: the log took it, and lost it.
         """
-        if self._unread.keys() & self._missed.keys():
+        if self._unread and self._unread[0][0] <= self._missed_to:
             raise StaleError("the log has lost something that it took")
-        self._missed = dict(self._unread)
+        self._missed_to = self._unread[-1][0] if self._unread else 0
 
     def _hear_time(self, time_ms: int) -> None:
         if time_ms > self._time_ms:
             self._time_ms = time_ms
-            self._time_heard_ms = _now_ms()
+            self._time_heard_ms = monotonic_ms()
 
     def _take_news(self, received: Received) -> None:
         """Take in what someone else wrote; what cannot be read is written anew as it was known."""
@@ -253,13 +249,9 @@ class Logbook:
             raise RefusedError(f"the adapter of {self._backend} observed something of {backend!r}")
 
     def _stored(self, fact: Fact, subject: str, version: int, sequence: int) -> None:
-        if sequence > self._read_to:
-            self._unread[sequence] = subject
+        # What was put in twice and stored once is told twice.
+        if sequence > max(self._read_to, self._unread[-1][0] if self._unread else 0):
+            self._unread.append((sequence, subject))
         later = self.ledger.stored(fact, subject, version, sequence)
         if later is not None:
             self._take_news(later)
-
-
-def _now_ms() -> int:
-    """Tell how much time passes, by a clock that nobody sets: a jump would make all commands look expired, or none."""
-    return int(asyncio.get_running_loop().time() * MS_PER_SECOND)

@@ -20,6 +20,7 @@ from everynode.core.sharing import BEAT_INTERVAL_MS, Beat, Peers
 from everynode.errors import MalformedMessageError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Clock
 from everynode.runtime.bus import FleetBus
+from everynode.runtime.clock import monotonic_ms
 from everynode.wire import SCHEMA_VERSION, Subjects
 
 log = structlog.get_logger(__name__)
@@ -156,7 +157,7 @@ class Roster:
     async def run(self) -> None:
         """Say that it is there and hear of the others, until cancelled."""
         self._since_ms = self._clock.now_ms()
-        self._heard_until_ms = _now_ms()
+        self._heard_until_ms = monotonic_ms()
         await self._greet()
         self.greeted.set()
         while True:
@@ -191,7 +192,7 @@ class Roster:
 
     async def _beat(self) -> None:
         self._nudged.clear()
-        self._beat_at_ms = now_ms = _now_ms()
+        self._beat_at_ms = now_ms = monotonic_ms()
         try:
             await self._bus.announce(self._subject, self._say())
         except (
@@ -203,7 +204,7 @@ class Roster:
     async def _listen(self) -> None:
         """Wait until the next beat is due, or there is something to say; look who is dead meanwhile."""
         while True:
-            now_ms = _now_ms()
+            now_ms = monotonic_ms()
             pause = BEAT_PAUSE_MS if self._nudged.is_set() else BEAT_INTERVAL_MS
             beat_ms = self._beat_at_ms + pause
             if beat_ms <= now_ms:
@@ -211,21 +212,23 @@ class Roster:
             expires_ms = self.peers.expires_at_ms()
             wake_ms = beat_ms if expires_ms is None else min(beat_ms, expires_ms)
             await self._sleep_until(max(wake_ms, now_ms + 1))
-            if self.peers.expire(_now_ms()):
-                log.info("worker is dead", dead=[d.worker for d in self.peers.dead(_now_ms())][:1])
+            if self.peers.expire(monotonic_ms()):
+                log.info(
+                    "worker is dead", dead=[d.worker for d in self.peers.dead(monotonic_ms())][:1]
+                )
                 self.nudge()
                 self._changed()
 
     async def _sleep_until(self, wake_ms: int) -> None:
         """Sleep, or until nudged; whoever oversleeps has not listened either."""
-        delay_s = max(wake_ms - _now_ms(), 0) / 1000
+        delay_s = max(wake_ms - monotonic_ms(), 0) / 1000
         if self._nudged.is_set():
             await asyncio.sleep(delay_s)
         else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._nudged.wait()
-        now_ms = _now_ms()
+        now_ms = monotonic_ms()
         if now_ms - wake_ms > LATE_MS_MAX:
             self.peers.forgive(now_ms - wake_ms, now_ms)
 
@@ -244,7 +247,7 @@ class Roster:
             holds=tuple(sorted(standing.holds)),
             sequence=standing.sequence,
             behind=standing.behind,
-            dead=self.peers.dead(_now_ms()),
+            dead=self.peers.dead(monotonic_ms()),
         )
         self._said = _encoder.encode(beat)
         return self._said
@@ -259,13 +262,8 @@ class Roster:
                 log.warning("beat not understood", subject=self._subject, reason=str(error))
             return b""
         knew = self.peers.knows(beat.id)
-        if self.peers.hear(beat, _now_ms()):
+        if self.peers.hear(beat, monotonic_ms()):
             self._changed()
         if not knew and self.peers.knows(beat.id):
             self.nudge()  # it does not know of us either
         return self._said
-
-
-def _now_ms() -> int:
-    """The time by which silence is measured: it only goes forward, and no other clock moves it."""
-    return int(asyncio.get_running_loop().time() * 1000)

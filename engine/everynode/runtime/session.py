@@ -32,6 +32,7 @@ from everynode.errors import (
 )
 from everynode.ports import Clock, Outgoing, Received
 from everynode.runtime.bus import FleetBus
+from everynode.runtime.clock import monotonic_ms
 from everynode.runtime.counts import WorkerCounts
 from everynode.runtime.failures import traceback_of
 from everynode.runtime.view import last_good
@@ -107,11 +108,11 @@ class Session:
         self._spoiled: dict[str, Received] = {}
         self._to_restate = asyncio.Event()
         # Nodes and pods are said again by their adapter, statuses by the next report.
-        self._prefix = f"{self._bus.subjects.prefix}."
-        self._restated = tuple(f"{self._prefix}{kind}." for kind in ("daemonset", "revision"))
+        prefix = f"{self._bus.subjects.prefix}."
+        self._restated = tuple(f"{prefix}{kind}." for kind in ("daemonset", "revision"))
         # What has been written long ago is read whole: nats-server finds 70,000 messages a second so, but 7,000 if
         # there is more than one subject to look for. Of what is new it sends us only our own.
-        self._everything = [f"{self._prefix}>"]
+        self._everything = [f"{prefix}>"]
         self._is_whole = len(shards) == self._bus.subjects.shards
         self._tokens = {wire.ORPHANS, *map(str, shards)}
 
@@ -179,11 +180,8 @@ class Session:
 
     def _concerns(self, subject: str) -> bool:
         """Say whether a message is about nodes, orphans or one of the shards, by its subject."""
-        kind, *tokens = subject.removeprefix(self._prefix).split(".")
-        if kind == "node" or self._is_whole:
-            return kind != "notice"
-        place = 2 if kind == "command" else 0
-        return kind != "notice" and len(tokens) > place and tokens[place] in self._tokens
+        kind, shard = self._bus.subjects.parts(subject)
+        return kind != "notice" and (kind == "node" or self._is_whole or shard in self._tokens)
 
     async def _catch_up(self, position: _Position) -> None:
         """Read the log to its end; that it is the end is known at once, where a follower hears of it only in silence.
@@ -202,7 +200,7 @@ class Session:
             raise StaleError(message)
         self.machine.caught_up(max(self.machine.fleet.sequence, position.end))
         self._read_to = self.machine.fleet.sequence
-        self._folded_at_ms = _now_ms()
+        self._folded_at_ms = monotonic_ms()
 
     async def _follow(self, position: _Position) -> None:
         sequence = self.machine.fleet.sequence
@@ -212,7 +210,7 @@ class Session:
                 await self._check_last_caught()
                 if chunk:
                     self._fold_all(chunk)
-                    self._folded_at_ms = _now_ms()
+                    self._folded_at_ms = monotonic_ms()
                     self._read_to = max(self._read_to, chunk[-1].sequence)
                 else:
                     # Nothing of ours is left before the end: what follows it is for others.
@@ -382,7 +380,7 @@ class Session:
         while True:
             await self._clock.sleep_ms(TICK_INTERVAL_MS)
             due = machine.due()
-            log_time_ms = machine.fleet.now_ms + _now_ms() - self._folded_at_ms
+            log_time_ms = machine.fleet.now_ms + monotonic_ms() - self._folded_at_ms
             if due is None or log_time_ms < due.time_ms:
                 continue
             tick = Tick(shard=machine.shard(due.set_key), due_ms=due.time_ms)
@@ -404,14 +402,9 @@ class Session:
             await self._to_restate.wait()
             self._to_restate.clear()
             for subject, spoiled in list(self._spoiled.items()):
-                if self._shard_in(subject) in self.machine.owned:
+                if self._bus.subjects.parts(subject)[1] in map(str, self.machine.owned):
                     del self._spoiled[subject]
                     await self._say_again(spoiled)
-
-    def _shard_in(self, subject: str) -> int | None:
-        """Read the shard out of a subject of a set or revision: ``<prefix>.<kind>.<shard>...``."""
-        shard = subject.removeprefix(self._prefix).split(".")[1]
-        return int(shard) if shard.isdecimal() else None
 
     async def _say_again(self, spoiled: Received) -> None:
         try:
@@ -431,11 +424,6 @@ class Session:
             with contextlib.suppress(UnavailableError):
                 self._ends.append((await self._bus.log_position()).last_sequence)
             await self._clock.sleep_ms(MEASURE_INTERVAL_MS)
-
-
-def _now_ms() -> int:
-    """By this it is measured how long ago a message was folded: unlike any other clock, nobody sets it."""
-    return int(asyncio.get_running_loop().time() * 1000)
 
 
 def jittered(duration_ms: int) -> int:

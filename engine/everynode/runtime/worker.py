@@ -18,12 +18,10 @@ from everynode.core.values import NAME_LENGTH_MAX, SetKey, Status
 from everynode.errors import ConfigurationError, StaleError, UnavailableError
 from everynode.ports import Clock
 from everynode.runtime.bus import FleetBus
-from everynode.runtime.clock import SystemClock
+from everynode.runtime.clock import SystemClock, monotonic_ms
 from everynode.runtime.counts import WorkerCounts
 from everynode.runtime.roster import Roster, Standing
 from everynode.runtime.session import RETRY_LAST_MS, Means, Session, jittered
-
-__all__ = ["Worker", "WorkerCounts"]
 
 log = structlog.get_logger(__name__)
 
@@ -211,7 +209,7 @@ class Worker:
         session = self._session
         if session is None:
             return None
-        now_ms = _now_ms()
+        now_ms = monotonic_ms()
         waits = [self._take_charge(session, now_ms)]
         peers = self.roster.peers
         # What is meant for another worker is kept until that one holds it, or it would be nobody's meanwhile.
@@ -252,7 +250,7 @@ class Worker:
         self, group: asyncio.TaskGroup, shards: frozenset[int], from_ms: int
     ) -> int | None:
         """Begin to read for another session, or say after how long to do so."""
-        wait_ms = max(from_ms, self._next_from_ms) - _now_ms()
+        wait_ms = max(from_ms, self._next_from_ms) - monotonic_ms()
         if wait_ms > 0:
             return wait_ms
         log.debug("reads for", worker=self.name, shards=sorted(shards))
@@ -270,7 +268,7 @@ class Worker:
             if session is self._next:  # and was not given up while it failed
                 log.warning("shares not read; trying again", reason=_reason(errors))
                 self._next = self._next_task = None
-                self._next_from_ms = _now_ms() + jittered(RESTART_DELAY_MS)
+                self._next_from_ms = monotonic_ms() + jittered(RESTART_DELAY_MS)
                 self._shares_changed.set()
 
     def _give_up_next(self) -> None:
@@ -308,11 +306,6 @@ def _helps(shards: frozenset[int], present: frozenset[int], wanted: frozenset[in
         return False
     missing = wanted - present
     return bool(missing & shards) if missing else shards < present
-
-
-def _now_ms() -> int:
-    """The time to wait by when nothing that is shown depends on it: it only goes forward."""
-    return int(asyncio.get_running_loop().time() * 1000)
 
 
 def _reason(error: BaseException) -> str:

@@ -31,7 +31,6 @@ from everynode.core.events import (
     NodeGone,
     NodeObserved,
     NoticeReported,
-    PodGone,
     PodObserved,
     RevisionRecorded,
     StatusReported,
@@ -41,9 +40,11 @@ from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
 from everynode.core.state import Record
 from everynode.core.values import DaemonSet, Node, NodeKey, Owner, Phase, Pod, PodKey, SetKey
+from everynode.runtime.ledger import pod_gone
 
 SHARDS = 4
 STEP_MS = 10
+WHY_GONE = "it went"
 
 
 class _Metadata(msgspec.Struct):
@@ -202,7 +203,7 @@ class World:
         self.pods[pod.key] = pod
         self.write(PodObserved(pod=pod))
         if known is not None and known.set_key != pod.set_key:
-            self.write(_end_of(known))
+            self.write(pod_gone(known, WHY_GONE))
 
     def change_pod(self, key: PodKey, *, phase: Phase, ready: bool) -> None:
         """A pod comes into another phase."""
@@ -234,7 +235,7 @@ class World:
 
     def remove_pod(self, key: PodKey) -> None:
         """A pod is gone."""
-        self.write(_end_of(self.pods.pop(key)))
+        self.write(pod_gone(self.pods.pop(key), WHY_GONE))
 
     def move_on(self) -> bool:
         """What is under way on nodes that are ready comes about: pods start, get ready and are gone.
@@ -397,19 +398,3 @@ class World:
                 self.now_ms = max(self.now_ms, due.time_ms)
                 self.write(Tick(shard=self.worker.shard(due.set_key), due_ms=due.time_ms))
         raise AssertionError(f"no rest after {rounds_max} rounds")
-
-
-def _end_of(pod: Pod) -> PodGone:
-    return PodGone(
-        backend=pod.backend,
-        namespace=pod.namespace,
-        name=pod.name,
-        uid=pod.uid,
-        node=pod.node,
-        node_uid=pod.node_uid,
-        owner=pod.owner,
-        revision=pod.revision,
-        generation=pod.generation,
-        created_ms=pod.created_ms,
-        failures=pod.failures + 1 if pod.finished else 0,
-    )

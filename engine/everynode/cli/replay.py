@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -18,14 +16,14 @@ from everynode.cli.listing import LISTINGS
 from everynode.cli.options import NoColor, Output, OutputFormat, prepare_messages
 from everynode.cli.output import print_object
 from everynode.cli.quantities import parse_moment_ms
+from everynode.cli.recordings import opened_recording
 from everynode.cli.resources import DAEMONSETS, NODES, PODS
 from everynode.cli.tables import NONE, Columns, Row
-from everynode.cli.terminal import error_line, note_line, progress_of
+from everynode.cli.terminal import error_line, note_line
 from everynode.core.commands import Decision
-from everynode.errors import RecordingError
 from everynode.replay.differing import differences
-from everynode.replay.recording import Entry, Reader
 from everynode.replay.replaying import Decided, Difference, Replay
+from everynode.replay.streams import Stream
 from everynode.runtime.clock import timestamp
 from everynode.runtime.view import FleetView
 
@@ -37,8 +35,6 @@ everynode replay yesterday.everynode --at 2024-05-06T07:08:09Z
 
 With --verify the exit code is 0 if every decision is the same to the byte, and 1 if one is not.
 """
-
-PROGRESS_MESSAGES = 5_000
 
 app = typer.Typer(add_completion=False)
 
@@ -69,58 +65,27 @@ def replay(
     prepare_messages(ctx, no_color=no_color)
     now_ms = time.time_ns() // 1_000_000
     until_ms = parse_moment_ms(until or at, now_ms, "--until") if until or at else None
-    with _opened(file) as (binary, size):
-        reader = Reader(binary, str(file))
-        with progress_of(f"replaying {reader.header.fleet}") as progress:
-            entries = _until(_shown(reader, binary, size, progress), until_ms)
-            if at:
-                code = _show_fleet(reader, entries, output)
-            elif verify:
-                code = _verify(reader, entries, output)
-            else:
-                code = _print_decisions(reader, entries, output)
+    with opened_recording(file, until_ms) as stream:
+        if at:
+            code = _show_fleet(stream, output)
+        elif verify:
+            code = _verify(stream, output)
+        else:
+            code = _print_decisions(stream, output)
     raise typer.Exit(code)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    if str(path) == "-":
-        yield sys.stdin.buffer, 0
-        return
-    if not path.is_file():
-        raise RecordingError(f"{path}: there is no such file; `everynode record -o FILE` makes one")
-    with path.open("rb") as file:
-        yield file, path.stat().st_size
-
-
-def _shown(reader: Reader, file: BinaryIO, size: int, progress: Any) -> Iterator[Entry]:
-    """Read the messages, and show how far that has come."""
-    for number, entry in enumerate(reader.entries()):
-        if number % PROGRESS_MESSAGES == 0 and size:
-            progress(file.tell(), size)
-        yield entry
-
-
-def _until(entries: Iterator[Entry], until_ms: int | None) -> Iterator[Entry]:
-    for entry in entries:
-        if until_ms is not None and not entry.is_kept and entry.received.time_ms > until_ms:
-            return
-        yield entry
-
-
-def _replay_of(reader: Reader) -> Replay:
-    header = reader.header
-    subjects = wire.Subjects(header.fleet, header.shards)
-    return Replay(subjects, renamed=reader.renamed, from_sequence=header.from_sequence)
+def _replay_of(stream: Stream) -> Replay:
+    return Replay(stream.subjects, renamed=stream.renamed, from_sequence=stream.from_sequence)
 
 
 # --- what was decided -------------------------------------------------------------------------------------------------
 
 
-def _print_decisions(reader: Reader, entries: Iterator[Entry], output: OutputFormat) -> ExitCode:
+def _print_decisions(stream: Stream, output: OutputFormat) -> ExitCode:
     """Print each decision as it is made again."""
-    replaying = _replay_of(reader)
-    rows: Iterator[Decided] = (each for each in replaying.run(entries) if not each.why_not)
+    replaying = _replay_of(stream)
+    rows: Iterator[Decided] = (each for each in replaying.run(stream.entries) if not each.why_not)
     if output is not OutputFormat.TABLE:
         print_object([_document(each) for each in rows], output)
         return ExitCode.DONE
@@ -133,7 +98,7 @@ def _print_decisions(reader: Reader, entries: Iterator[Entry], output: OutputFor
         else:
             columns.print_row(row)
     note_line(
-        f"{reader.name}: {replaying.counts.messages} messages, {replaying.counts.again} decisions"
+        f"{stream.name}: {replaying.counts.messages} messages, {replaying.counts.again} decisions"
     )
     return ExitCode.DONE
 
@@ -171,11 +136,11 @@ def _document(decided: Decided) -> dict[str, Any]:
 # --- whether it is the same -------------------------------------------------------------------------------------------
 
 
-def _verify(reader: Reader, entries: Iterator[Entry], output: OutputFormat) -> ExitCode:
+def _verify(stream: Stream, output: OutputFormat) -> ExitCode:
     """Compare all decisions; stop at the first that is another now."""
-    replaying = _replay_of(reader)
+    replaying = _replay_of(stream)
     found: Difference | None = None
-    for decided in replaying.run(entries):
+    for decided in replaying.run(stream.entries):
         found = decided.difference()
         if found is not None:
             break
@@ -191,7 +156,7 @@ def _verify(reader: Reader, entries: Iterator[Entry], output: OutputFormat) -> E
     else:
         print("\n".join(_told(found, replaying)))
     if found is None and not counts.again:
-        error_line(f"{reader.name}: it has no decision that can be compared")
+        error_line(f"{stream.name}: it has no decision that can be compared")
         return ExitCode.REFUSED
     return ExitCode.DONE if found is None else ExitCode.REFUSED
 
@@ -237,11 +202,11 @@ def _told(found: Difference, replaying: Replay) -> Iterator[str]:
 # --- the fleet as it was ----------------------------------------------------------------------------------------------
 
 
-def _show_fleet(reader: Reader, entries: Iterator[Entry], output: OutputFormat) -> ExitCode:
+def _show_fleet(stream: Stream, output: OutputFormat) -> ExitCode:
     """Show nodes and sets as the log had them at the end of what is read."""
-    view = FleetView(wire.Subjects(reader.header.fleet, reader.header.shards))
-    last_ms = reader.header.from_ms
-    for entry in entries:
+    view = FleetView(stream.subjects)
+    last_ms = stream.from_ms
+    for entry in stream.entries:
         view.fold(entry.received)
         last_ms = entry.received.time_ms if not entry.is_kept else last_ms
     listings = [LISTINGS[name] for name in (NODES, DAEMONSETS, PODS)]
@@ -249,7 +214,7 @@ def _show_fleet(reader: Reader, entries: Iterator[Entry], output: OutputFormat) 
         items = [each.document(item) for each in listings for item in sorted(each.items(view))]
         print_object({"apiVersion": "v1", "kind": "List", "items": items}, output)
         return ExitCode.DONE
-    note_line(f"fleet {reader.header.fleet} at {timestamp(last_ms)}, sequence {view.sequence}")
+    note_line(f"fleet {stream.subjects.fleet} at {timestamp(last_ms)}, sequence {view.sequence}")
     listing = LISTINGS[DAEMONSETS]
     rows = [
         [item.namespace, *listing.row(item, last_ms, wide=True)]

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -131,7 +131,7 @@ class Replay:
         self,
         subjects: wire.Subjects,
         limits: Limits | None = None,
-        renamed: dict[str, str] | None = None,
+        renamed: Mapping[str, str] | None = None,
         from_sequence: int = 0,
     ) -> None:
         """Start before the first message."""
@@ -260,7 +260,7 @@ class Replay:
         return propose(state, decision.set_key, decision.worker)
 
 
-def _renaming(renamed: dict[str, str]) -> RevisionOf:
+def _renaming(renamed: Mapping[str, str]) -> RevisionOf:
     """Call templates what the recording calls them."""
 
     def named(daemonset: DaemonSet) -> str:

@@ -6,7 +6,7 @@ core's values and nothing of NATS, Kubernetes or files.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from everynode.core.commands import Command, Outcome
@@ -20,6 +20,7 @@ from everynode.core.events import (
     PodObserved,
     RevisionGone,
     RevisionRecorded,
+    StatusGone,
     StatusReported,
 )
 from everynode.core.values import Node, NodeKey, Pod, PodKey
@@ -84,8 +85,20 @@ class Bus(Protocol):
         """
         ...
 
-    async def publish_fenced(self, messages: Sequence[Outgoing], expected_sequence: int) -> int:
+    @property
+    def epoch(self) -> int:
+        """Another number after each time that the connection was lost: what answers now may be an older copy."""
+        ...
+
+    async def publish_fenced(
+        self, messages: Sequence[Outgoing], expected_sequence: int, epoch: int | None = None
+    ) -> int:
         """Store 1 to 1,000 messages whole if ``expected_sequence`` is still the last on the first one's subject.
+
+        Args:
+            messages: The messages.
+            expected_sequence: 0: there is none on that subject.
+            epoch: In which the writer has made sure that the log still has what it read; in another, nothing is sent.
 
         Returns:
             The sequence of the last message.
@@ -284,6 +297,63 @@ class Doctor(Protocol):
             backend: What the fleet calls the backend, or would.
             options: Those that the adapter is made from.
             recorded: The identities of the fleet's backends by their names; ``None`` if the fleet does not answer.
+        """
+        ...
+
+
+class RecordedFile(NamedTuple):
+    """A file in which somebody else recorded a backend.
+
+    Attributes:
+        name: What to call it in errors.
+        lines: Its lines, each with its end, to be read once; reading may raise ``RecordingError``.
+    """
+
+    name: str
+    lines: Iterator[bytes]
+
+
+class Happened(NamedTuple):
+    """Something that a recorded file says; a status is that of whoever looked after the set.
+
+    Attributes:
+        time_ms: When it was, in ms since 1970, as well as can be told; never less than of what comes before.
+    """
+
+    time_ms: int
+    what: (
+        NodeObserved | NodeGone | PodObserved | PodGone | Declaration | StatusReported | StatusGone
+    )
+
+
+class PassedOver(NamedTuple):
+    """Something in a recorded file that is not used.
+
+    Attributes:
+        where: The file and the place in it, for people.
+        why: What was wrong, for people.
+        is_fault: It should have been usable; if not, it is only of no concern.
+    """
+
+    where: str
+    why: str
+    is_fault: bool = True
+
+
+class Source(Protocol):
+    """Reads what others recorded of a backend; named in the entry point group ``everynode.sources``."""
+
+    def __call__(
+        self, files: Sequence[RecordedFile], backend: str
+    ) -> Iterator[Happened | PassedOver]:
+        """Say what happened, in its order; repeats are harmless. Memory is that of the backend, not of the files.
+
+        Args:
+            files: What was recorded, all of one backend.
+            backend: Name of the backend.
+
+        Raises:
+            RecordingError: A file cannot be read to its end; all that could be read was handed out.
         """
         ...
 

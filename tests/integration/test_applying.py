@@ -298,10 +298,12 @@ class TestTrouble:
             super().__init__(bus._link, bus.subjects, bus.log_max_age_seconds)
             self.troubles = list(troubles)
 
-        async def publish_fenced(self, messages: Sequence[Outgoing], expected_sequence: int) -> int:
+        async def publish_fenced(
+            self, messages: Sequence[Outgoing], expected_sequence: int, epoch: int | None = None
+        ) -> int:
             """Publish, or not, and raise."""
             if not self.troubles:
-                return await super().publish_fenced(messages, expected_sequence)
+                return await super().publish_fenced(messages, expected_sequence, epoch)
             happens, error = self.troubles.pop(0)
             if happens:
                 await super().publish_fenced(messages, expected_sequence)

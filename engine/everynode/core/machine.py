@@ -12,7 +12,7 @@ from typing import NamedTuple
 from everynode.core.commands import Command, Outcome
 from everynode.core.decision import Proposal, propose, selects_everything
 from everynode.core.events import StatusReported
-from everynode.core.identity import shard_of
+from everynode.core.identity import RevisionOf, shard_of
 from everynode.core.notices import NoticeBoard
 from everynode.core.pacing import Limits
 from everynode.core.rollout import rollout_of
@@ -43,6 +43,7 @@ class WorkerMachine:
         limits: What the worker allows itself.
         predecessor: The machine of the same worker that this one takes the place of: what that one had still to tell
             people is told by this one, and of its commands' outcomes the one that hears them first.
+        naming: Says what a set's template is called; by its content, if nobody says otherwise.
 
     Attributes:
         owned: The shards that it decides for and reports on; it may know of others. All, unless ``own`` says else.
@@ -50,13 +51,18 @@ class WorkerMachine:
     """
 
     def __init__(
-        self, name: str, shards: int, limits: Limits, predecessor: WorkerMachine | None = None
+        self,
+        name: str,
+        shards: int,
+        limits: Limits,
+        predecessor: WorkerMachine | None = None,
+        naming: RevisionOf | None = None,
     ) -> None:
         """Start before the first message."""
         self.name = name
         self.shards = shards
         self.owned = frozenset(range(shards))
-        self.fleet = FleetState(limits)
+        self.fleet = FleetState(limits, naming)
         self._in_flight: dict[SetKey, Proposal] = {}
         self._to_report: set[SetKey] = set()
         self._reported: dict[SetKey, Status] = {}

@@ -147,7 +147,7 @@ class Recorder:
         self._writer = Writer(self._file, header)
         for received in await self._kept():
             self._write(Entry(received, is_kept=True))
-        async with aclosing(self._bus.read_log(subjects.stored(), span.begins)) as chunks:
+        async with aclosing(self._bus.read_log([subjects.everything()], span.begins)) as chunks:
             async for chunk in chunks:
                 for received in chunk:
                     if received.sequence > span.last:
@@ -162,7 +162,7 @@ class Recorder:
         Raises:
             StaleError: The log is not the one any more that was recorded.
         """
-        following = self._bus.follow(self._bus.subjects.stored(), self._span.last + 1)
+        following = self._bus.follow([self._bus.subjects.everything()], self._span.last + 1)
         async with aclosing(following) as chunks:
             async for chunk in chunks:
                 for received in chunk:

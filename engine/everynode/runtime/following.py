@@ -320,6 +320,8 @@ class Follower:
             except TimeoutError:
                 self._doubt("silence")
                 return None
+        if self._epoch != self._link.epoch:
+            return None  # of another connection: it is read again, once it is sure that the log still has it
         chunk: list[Received] = []
         alive = False
         while inbox and self._sound and len(chunk) < CHUNK_MESSAGES_MAX:

@@ -152,9 +152,16 @@ class JetStreamBus:
         """Store messages in this order; see ``ports.Bus``. No messages: 0."""
         return await self._publisher.publish(messages)
 
-    async def publish_fenced(self, messages: Sequence[Outgoing], expected_sequence: int) -> int:
+    @property
+    def epoch(self) -> int:
+        """See ``ports.Bus``."""
+        return self._link.epoch
+
+    async def publish_fenced(
+        self, messages: Sequence[Outgoing], expected_sequence: int, epoch: int | None = None
+    ) -> int:
         """Store messages if nobody wrote to the first one's subject since; see ``ports.Bus``."""
-        return await self._publisher.publish_fenced(messages, expected_sequence)
+        return await self._publisher.publish_fenced(messages, expected_sequence, epoch)
 
     async def last(self, subject: str) -> Received | None:
         """Read the last message on a subject, one's own writes included; see ``ports.Bus``.

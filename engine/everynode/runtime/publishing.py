@@ -54,7 +54,9 @@ class Publisher:
             sequence = await self._store(run, None)
         return sequence
 
-    async def publish_fenced(self, messages: Sequence[Outgoing], expected_sequence: int) -> int:
+    async def publish_fenced(
+        self, messages: Sequence[Outgoing], expected_sequence: int, epoch: int | None = None
+    ) -> int:
         """Store messages under a condition; see ``ports.Bus.publish_fenced``."""
         self._check_sizes(messages)
         if len(list(runs(messages))) != 1:
@@ -63,7 +65,7 @@ class Publisher:
                 f"most {BATCH_MESSAGES_MAX} messages and {BATCH_BYTES_MAX} bytes are possible"
             )
             raise InvariantError(message)
-        return await self._store(messages, expected_sequence)
+        return await self._store(messages, expected_sequence, epoch)
 
     def _check_sizes(self, messages: Sequence[Outgoing]) -> None:
         """Refuse what would make the server close the connection."""
@@ -76,7 +78,9 @@ class Publisher:
                 )
                 raise MalformedMessageError(text)
 
-    async def _store(self, run: Sequence[Outgoing], expected: int | None) -> int:
+    async def _store(
+        self, run: Sequence[Outgoing], expected: int | None, epoch: int | None = None
+    ) -> int:
         subject = run[0].subject
         first_headers: dict[str, str] = {}
         if expected is not None:
@@ -84,11 +88,22 @@ class Publisher:
         try:
             if len(run) == 1:
                 headers = _with_ttl(first_headers, run[0])
+                self._check_epoch(subject, epoch)
                 return await self._commit(run[0], headers)
             async with self._in_flight:
+                self._check_epoch(subject, epoch)
                 return await self._store_batch(run, first_headers)
         except ApiRefusal as refusal:
             raise _translated(subject, expected, refusal) from refusal
+
+    def _check_epoch(self, subject: str, epoch: int | None) -> None:
+        """Send nothing over another connection than the writer thinks of.
+
+        If that is lost while a batch is sent, the rest finds the server that has the beginning, or is refused.
+        """
+        if epoch not in {None, self._link.epoch}:
+            text = f"{subject}: nothing was stored: the connection is another one than it was meant for"
+            raise UnavailableError(text)
 
     async def _store_batch(self, run: Sequence[Outgoing], first_headers: dict[str, str]) -> int:
         self._batches += 1

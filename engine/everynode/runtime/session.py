@@ -45,6 +45,7 @@ RETRY_FIRST_MS = 50
 RETRY_LAST_MS = 5_000
 TICK_INTERVAL_MS = 100
 MEASURE_INTERVAL_MS = 1_000
+NEVER_SURE = -1
 MEASURED_ENDS = 4
 """Ends of the log that are remembered to say how far behind it is: what has been there for so many intervals and was
 not read. The log says only once a second that there was nothing for us; a shorter time would always show something."""
@@ -104,7 +105,9 @@ class Session:
         self._folded_at_ms = 0
         self._ends: deque[int] = deque(maxlen=MEASURED_ENDS)
         self._read_to = 0
-        self._last_caught: Received | None = None
+        self._last_read: Received | None = None
+        self._sure_epoch = NEVER_SURE
+        """The connection over which the log was found to have what has been read."""
         self._spoiled: dict[str, Received] = {}
         self._to_restate = asyncio.Event()
         # Nodes and pods are said again by their adapter, statuses by the next report.
@@ -112,7 +115,7 @@ class Session:
         self._restated = tuple(f"{prefix}{kind}." for kind in ("daemonset", "revision"))
         # What has been written long ago is read whole: nats-server finds 70,000 messages a second so, but 7,000 if
         # there is more than one subject to look for. Of what is new it sends us only our own.
-        self._everything = [f"{prefix}>"]
+        self._everything = [self._bus.subjects.everything()]
         self._is_whole = len(shards) == self._bus.subjects.shards
         self._tokens = {wire.ORPHANS, *map(str, shards)}
 
@@ -193,7 +196,7 @@ class Session:
             async for chunk in chunks:
                 self._fold_all([one for one in chunk if self._concerns(one.subject)])
                 self.machine.passed(chunk[-1].sequence)
-                self._last_caught = chunk[-1]
+                self._last_read = chunk[-1]
         first, _, _ = await self._bus.log_position()
         if first > position.end + 1:
             message = f"the log begins at {first}, and ended at {position.end} when it was begun to be read"
@@ -207,9 +210,11 @@ class Session:
         subjects = self._bus.subjects.followed_by_worker(sorted(self.shards))
         async with aclosing(self._bus.follow(subjects, sequence + 1)) as chunks:
             async for chunk in chunks:
-                await self._check_last_caught()
+                if self._sure_epoch == NEVER_SURE:  # later on, who follows makes sure of it
+                    await self._make_sure()
                 if chunk:
                     self._fold_all(chunk)
+                    self._last_read = chunk[-1]
                     self._folded_at_ms = monotonic_ms()
                     self._read_to = max(self._read_to, chunk[-1].sequence)
                 else:
@@ -219,19 +224,29 @@ class Session:
                 self._decide()
                 self._means.changed()
 
-    async def _check_last_caught(self) -> None:
-        """Refuse a log that lost its end and grew past it again before it was followed.
+    async def _make_sure(self) -> int:
+        """Make sure, once for each connection, that the log still has what has been read.
+
+        It may have lost its end, and may have grown past it again: nothing must be decided from what is lost (S6).
+
+        Returns:
+            The connection for which that holds.
 
         Raises:
-            StaleError: It has another message where the last one stood that was read.
+            StaleError: It has something else where the last message stood that was read.
+            UnavailableError: The server did not answer.
         """
-        last, self._last_caught = self._last_caught, None
-        if last is None:
-            return
-        time_ms = await self._bus.time_of(last.sequence)
-        if time_ms is not None and time_ms != last.time_ms:
-            message = f"the log has another message at {last.sequence} than was read"
-            raise StaleError(message)
+        while self._sure_epoch != self._bus.epoch:
+            epoch, last = self._bus.epoch, self._last_read
+            if last is not None and await self._bus.time_of(last.sequence) != last.time_ms:
+                first, _, _ = await self._bus.log_position()
+                if first <= last.sequence:
+                    message = (
+                        f"the log has another message at {last.sequence} than was read, or none"
+                    )
+                    raise StaleError(message)
+            self._sure_epoch = epoch
+        return self._sure_epoch
 
     def _fold_all(self, chunk: list[Received]) -> None:
         for received in chunk:
@@ -288,13 +303,8 @@ class Session:
             self._group.create_task(self._write_decision(proposal))
 
     async def _write_decision(self, proposal: Proposal) -> None:
-        batch = (proposal.decision, *proposal.others)
         try:
-            messages = [self._outgoing(message) for message in batch]
-            last = await self._bus.publish_fenced(messages, proposal.fence)
-        except StaleError as error:
-            self._counts.refused += 1
-            await self._refused(proposal, error.last_sequence)
+            last = await self._store(proposal)
         except (UnavailableError, OutcomeUnknownError) as error:
             # If it was stored after all, the fence refuses the next try until it has been folded.
             log.warning("decision not written", daemonset=str(proposal.key), reason=str(error))
@@ -305,14 +315,32 @@ class Session:
             await self._clock.sleep_ms(jittered(RETRY_LAST_MS))
             self.machine.refused(proposal.key, None)
         else:
-            self._count(proposal)
-            self.machine.accepted(proposal.key, last)
+            if last is not None:
+                self._count(proposal)
+                self.machine.accepted(proposal.key, last)
         self.writing -= 1
         if self._letting_go and self.machine.engaged == self.machine.owned:
             self._letting_go = False
             self._means.let_go()
         self._decide()
         self._means.changed()
+
+    async def _store(self, proposal: Proposal) -> int | None:
+        """Write a decision with its batch; returns its last sequence, or ``None`` if another decision came first.
+
+        Raises:
+            StaleError: The log is not what it was.
+            UnavailableError: Nothing was stored.
+            OutcomeUnknownError: There was no answer.
+        """
+        messages = [self._outgoing(each) for each in (proposal.decision, *proposal.others)]
+        epoch = await self._make_sure()
+        try:
+            return await self._bus.publish_fenced(messages, proposal.fence, epoch)
+        except StaleError as error:
+            self._counts.refused += 1
+            await self._refused(proposal, error.last_sequence)
+            return None
 
     async def _refused(self, proposal: Proposal, last_decision: int | None) -> None:
         """Take in that another decision came first, if it did.

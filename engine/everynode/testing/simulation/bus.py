@@ -76,9 +76,18 @@ class SimulatedBus:
             sequence = await self.connection.ask(partial(self._server.store, run, None))
         return sequence
 
-    async def publish_fenced(self, messages: Sequence[Outgoing], expected_sequence: int) -> int:
+    @property
+    def epoch(self) -> int:
+        """See ``ports.Bus``."""
+        return self.connection.epoch
+
+    async def publish_fenced(
+        self, messages: Sequence[Outgoing], expected_sequence: int, epoch: int | None = None
+    ) -> int:
         """Store messages if nobody wrote to the first one's subject since; see ``ports.Bus``."""
         _check_sizes(messages)
+        if epoch not in {None, self.epoch}:
+            raise UnavailableError("nothing was stored: the connection is another one by now")
         if len(list(runs(messages))) != 1:
             message = (
                 f"a fenced batch of {len(messages)} messages: at least 1 and at most "

@@ -1,0 +1,188 @@
+"""A fleet in one thread, on the time of a stream: what happens by itself comes in, a log of what follows comes out.
+
+The worker is the real one (``core.machine``); its backends are ``pods``. Used by ``plan``, by what-if, and to replay
+what somebody else recorded. It needs no server, waits for nothing, and the same stream gives the same log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from everynode import wire
+from everynode.core.commands import COMMANDS, Command
+from everynode.core.decision import Proposal
+from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved, StatusReported, Tick
+from everynode.core.identity import RevisionOf
+from everynode.core.machine import WorkerMachine
+from everynode.core.pacing import Limits
+from everynode.core.state import Record
+from everynode.errors import RefusedError
+from everynode.replay.durations import Durations
+from everynode.replay.pods import Effect, RehearsedPods
+
+WORKER = "rehearsal"
+PROPOSALS_MAX = 64
+STATUS_INTERVAL_MS = 200
+SETTLE_MS_MAX = 3_600_000
+"""How long after the last thing that happened by itself a fleet is watched: some never come to rest."""
+
+
+class Rehearsal:
+    """One fleet.
+
+    First it is told what was so (``load``, ``follow``); from ``begin`` on it decides for itself.
+
+    Args:
+        shards: How many shards the fleet has.
+        durations: How long its pods take.
+        limits: What its worker allows itself.
+        naming: Says what a set's template is called; by its content, if nobody says otherwise.
+
+    Attributes:
+        machine: The worker.
+        pods: The backends.
+        sequence: The last message of its log.
+        now_ms: The time there.
+    """
+
+    def __init__(
+        self,
+        shards: int,
+        durations: Durations | None = None,
+        limits: Limits | None = None,
+        naming: RevisionOf | None = None,
+    ) -> None:
+        """Start before the first message."""
+        self.machine = WorkerMachine(WORKER, shards, limits or Limits(), naming=naming)
+        self.pods = RehearsedPods(durations or Durations())
+        self.sequence = 0
+        self.now_ms = 0
+        self._report_ms: int | None = None
+
+    # --- what was so --------------------------------------------------------------------------------------------------
+
+    def load(self, record: Record) -> None:
+        """Take in a message that STATE kept."""
+        with contextlib.suppress(RefusedError):  # nobody could use it then either
+            self.machine.load(record)
+            self.pods.mirror(record.message)
+        self.sequence = max(self.sequence, record.sequence)
+
+    def follow(self, record: Record) -> None:
+        """Take in a message of the log, as it was decided then."""
+        with contextlib.suppress(RefusedError):
+            self.machine.fold(record)
+            self.pods.mirror(record.message)
+        self._moved(record.sequence, record.time_ms)
+
+    def begin(self, now_ms: int = 0) -> Iterator[Record]:
+        """Decide from here on; what was on its way goes on its way.
+
+        Args:
+            now_ms: What time it is, if it is later than the last message.
+
+        Returns:
+            What stands on the log from now on, in its order; it must be read to its end, here and below.
+        """
+        self._moved(self.sequence, now_ms)
+        self.machine.caught_up(self.sequence)
+        states = [state for _, state in sorted(self.machine.fleet.sets.items())]
+        pending = [each for state in states for each in state.pending.values()]
+        commands: list[Command] = [
+            each.command for each in sorted(pending, key=lambda each: each.sequence)
+        ]
+        self.pods.begin(commands, self.now_ms)
+        yield from self._decide()
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def happen(self, time_ms: int, message: wire.AnyMessage) -> Iterator[Record]:
+        """Let time pass up to something that happens by itself, and let it happen."""
+        yield from self.pass_time(time_ms)
+        yield from self._write(max(time_ms, self.now_ms), self._effects_of(message))
+        yield from self._decide()
+
+    def pass_time(self, until_ms: int) -> Iterator[Record]:
+        """Let happen what is due up to a time."""
+        while (due_ms := self._due_ms()) is not None and due_ms <= until_ms:
+            yield from self._at(max(due_ms, self.now_ms))
+
+    def settle(self, longest_ms: int = SETTLE_MS_MAX) -> Iterator[Record]:
+        """Let time pass until nothing is due any more, at most for so long."""
+        yield from self.pass_time(self.now_ms + longest_ms)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is due: whatever time passes, nothing will happen by itself."""
+        return self._due_ms() is None
+
+    def _effects_of(self, message: wire.AnyMessage) -> Iterator[wire.AnyMessage]:
+        match message:
+            case NodeObserved(node=node):
+                effects: Iterator[Effect] = self.pods.node_observed(node, self.now_ms)
+            case NodeGone():
+                effects = self.pods.node_gone(message.key)
+            case PodObserved(pod=pod):
+                yield from self.pods.pod_observed(pod)
+                return
+            case PodGone():
+                yield from self.pods.pod_gone(message.key, message.why)
+                return
+            case _:
+                effects = iter(())
+        yield message
+        yield from effects
+
+    def _at(self, now_ms: int) -> Iterator[Record]:
+        """Let happen what is due at one moment."""
+        yield from self._write(now_ms, self.pods.advance(now_ms))
+        due = self.machine.due()
+        if due is not None and due.time_ms <= now_ms:
+            tick = Tick(shard=self.machine.shard(due.set_key), due_ms=due.time_ms)
+            yield from self._write(now_ms, iter([tick]))
+        yield from self._decide()
+        if self._report_ms is not None and self._report_ms <= now_ms:
+            self._report_ms = None
+            statuses = self.machine.reports()
+            self.machine.notices()  # nobody is told
+            reports = (StatusReported(status=status) for status in statuses)
+            yield from self._write(now_ms, reports)
+
+    def _due_ms(self) -> int | None:
+        due, pods_ms = self.machine.due(), self.pods.next_due_ms
+        found = [each for each in (pods_ms, self._report_ms) if each is not None]
+        if due is not None:
+            found.append(due.time_ms)
+        return min(found, default=None)
+
+    # --- deciding -----------------------------------------------------------------------------------------------------
+
+    def _decide(self) -> Iterator[Record]:
+        """Let the worker decide until it has nothing to decide."""
+        if self._report_ms is None and self.machine.fleet.dirty:
+            self._report_ms = self.now_ms + STATUS_INTERVAL_MS
+        while proposals := self.machine.proposals(PROPOSALS_MAX):
+            for proposal in proposals:
+                yield from self._store(proposal)
+
+    def _store(self, proposal: Proposal) -> Iterator[Record]:
+        messages = (proposal.decision, *proposal.others)
+        self.machine.accepted(proposal.key, self.sequence + len(messages))
+        yield from self._write(self.now_ms, iter(messages))
+        commands = tuple(each for each in proposal.others if isinstance(each, COMMANDS))
+        self.pods.send(commands, self.now_ms)
+
+    # --- the log ------------------------------------------------------------------------------------------------------
+
+    def _write(self, time_ms: int, messages: Iterator[wire.AnyMessage]) -> Iterator[Record]:
+        for message in messages:
+            record = Record(self.sequence + 1, time_ms, message)
+            self._moved(record.sequence, time_ms)
+            with contextlib.suppress(RefusedError):
+                self.machine.fold(record)
+            yield record
+
+    def _moved(self, sequence: int, time_ms: int) -> None:
+        self.sequence = max(self.sequence, sequence)
+        self.now_ms = max(self.now_ms, time_ms)

@@ -1,0 +1,92 @@
+"""A worker's session and a log that is not what it was; the restarts themselves are in test_restarts.
+
+A connection that was made anew may lead to an older copy of the log. What stood on the part that is lost must not be
+decided from, even if nobody has decided about the set since.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.integration.support_world import make_set
+
+from everynode import wire
+from everynode.core.decision import Proposal
+from everynode.core.events import DaemonSetObserved
+from everynode.core.pacing import Limits
+from everynode.core.state import Record
+from everynode.errors import StaleError
+from everynode.ports import Outgoing, Received
+from everynode.runtime.clock import SystemClock
+from everynode.runtime.counts import WorkerCounts
+from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.session import Means, Session
+
+Messages = Callable[[JetStreamBus, int], list[Outgoing]]
+
+
+def session_of(bus: JetStreamBus) -> Session:
+    """A session that has read nothing yet."""
+    means = Means(
+        bus, SystemClock(), Limits(), "worker", WorkerCounts(), lambda: None, lambda: None
+    )
+    return Session(means, frozenset(range(bus.subjects.shards)))
+
+
+def proposal_of(session: Session, bus: JetStreamBus) -> Proposal:
+    """What it proposes once it has read of a set."""
+    message = DaemonSetObserved(daemonset=make_set("agent"))
+    now_ms = time.time_ns() // 1_000_000
+    session.machine.own(session.shards)
+    session.machine.fold(Record(1, now_ms, wire.decode(wire.encode(message))))
+    (proposal,) = session.machine.proposals(10)
+    assert proposal.fence == 0
+    assert bus.subjects.of(proposal.decision).startswith(f"{bus.subjects.prefix}.decision.")
+    return proposal
+
+
+async def read_back(bus: JetStreamBus, sequence: int) -> Received:
+    """A message as it was read."""
+    time_ms = await bus.time_of(sequence)
+    assert time_ms is not None
+    return Received(sequence, time_ms, "anything", b"")
+
+
+class TestLostEnd:
+    """S6: a decision is stored only if the log still has what it was made from."""
+
+    async def test_still_there(self, bus: JetStreamBus, node_messages: Messages) -> None:
+        """It has: the decision is stored."""
+        await bus.publish(node_messages(bus, 3))
+        session = session_of(bus)
+        session._last_read = await read_back(bus, 3)
+        assert await session._store(proposal_of(session, bus)) is not None
+
+    @pytest.mark.parametrize("sequence", [2, 3, 9])
+    async def test_lost(self, bus: JetStreamBus, node_messages: Messages, sequence: int) -> None:
+        """It has something else there, or ends before it: nothing is stored, though nobody decided since."""
+        await bus.publish(node_messages(bus, 3))
+        session = session_of(bus)
+        session._last_read = Received(sequence, 1, "anything", b"")
+        with pytest.raises(StaleError, match=f"at {sequence}"):
+            await session._store(proposal_of(session, bus))
+        assert (await bus.log_position()).last_sequence == 3
+
+    async def test_aged_out(self, bus: JetStreamBus, node_messages: Messages) -> None:
+        """It let go of it in its time: that is no loss."""
+        await bus.publish(node_messages(bus, 3))
+        session = session_of(bus)
+        session._last_read = await read_back(bus, 1)
+        await bus._link.call(f"STREAM.PURGE.{bus._log}", {"seq": 3})
+        assert await session._store(proposal_of(session, bus)) is not None
+
+    async def test_asked_once(self, bus: JetStreamBus, node_messages: Messages) -> None:
+        """It is asked for once per connection: what is read over it afterwards need not be."""
+        await bus.publish(node_messages(bus, 3))
+        session = session_of(bus)
+        session._last_read = await read_back(bus, 3)
+        assert await session._make_sure() == bus.epoch
+        session._last_read = Received(9, 1, "anything", b"")
+        assert await session._make_sure() == bus.epoch

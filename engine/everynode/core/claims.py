@@ -74,7 +74,9 @@ def claim(state: SetState, key: NodeKey, node: Node | None, now_ms: int) -> Clai
         now_ms: Log time.
     """
     daemonset = state.daemonset
-    known = sorted((state.pods[pod].pod for pod in state.pods_on.get(key, ())), key=seniority)
+    known = [state.pods[pod].pod for pod in state.pods_on.get(key, ())]
+    if len(known) > 1:
+        known.sort(key=seniority)
     ours, unwanted = [], []
     leaving = False
     for pod in known:
@@ -84,7 +86,7 @@ def claim(state: SetState, key: NodeKey, node: Node | None, now_ms: int) -> Clai
         elif not pod.deleting:
             unwanted.append(Unwanted(pod, reason))
             leaving |= reason in RELEASED
-    if daemonset is not None:
+    if daemonset is not None and (len(ours) > 1 or any(pod.finished for pod in ours)):
         unwanted += _surplus(state, ours, now_ms)
     obstructed = leaving or any(_stands_in_the_way(state, pod) for pod in ours)
     adopted = None

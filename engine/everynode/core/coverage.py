@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pyroaring import BitMap
 
 from everynode.core.claims import NODE_GONE, Claims, claim
-from everynode.core.commands import CreatePod
+from everynode.core.commands import CreatePod, DeletePod
 from everynode.core.index import NodeIndex
 from everynode.core.pacing import NEVER_MS
 from everynode.core.placement import Backlog, excluded, place, selected
@@ -46,6 +46,32 @@ _FACTS = (
     "troubled",
     "blamed",
 )
+"""What is kept of each node, one bit each in the order of this table."""
+
+(
+    _PRESENT,
+    _OBSTRUCTED,
+    _OCCUPIED,
+    _EXCESS,
+    _ADOPTABLE,
+    _BUSY,
+    _COOLING,
+    _READY,
+    _AVAILABLE,
+    _UPDATED,
+    _CURRENT,
+    _OUTDATED,
+    _SERVING,
+    _REPLACED,
+    _RENEWING,
+    _COMING,
+    _LEAVING,
+    _TERMINATING,
+    _ENDED,
+    _FAILING,
+    _TROUBLED,
+    _BLAMED,
+) = (1 << position for position in range(len(_FACTS)))
 
 
 class Coverage:
@@ -121,8 +147,7 @@ class Coverage:
             self._replace(state, index, changes)
             keys = state.touched
         state.touched = set()
-        for key in keys:
-            self._review(state, key, index, now_ms)
+        self._review(state, keys, index, now_ms)
         if changes is None:
             self._conclude(index.everything)
         elif changes or keys:
@@ -181,60 +206,87 @@ class Coverage:
         for backlog in (*backlogs, self.broken_backlog, self.working_backlog):
             backlog.forget(ids)
 
-    def _review(self, state: SetState, key: NodeKey, index: NodeIndex, now_ms: int) -> None:
-        node = index.get(key)
-        claims = claim(state, key, node, now_ms)
-        if node is None:
-            # What is pending for it settles or expires. A node that was never heard of is not one that has left:
-            # its message may have been unreadable or be on its way, and its pods may be running.
-            departed = key in index.departed
-            stranded = any(departed or item.reason != NODE_GONE for item in claims.unwanted)
-            (self.stranded.add if stranded else self.stranded.discard)(key)
-            return
-        self.stranded.discard(key)
-        node_id = index.ids[key]
-        for name, belongs in self._facts(state, node, claims, now_ms).items():
+    def _review(
+        self, state: SetState, keys: Collection[NodeKey], index: NodeIndex, now_ms: int
+    ) -> None:
+        """Look at some nodes. Those that are alike are entered together: most of many are."""
+        alike: defaultdict[int, list[int]] = defaultdict(list)
+        for key in keys:
+            node = index.get(key)
+            claims = claim(state, key, node, now_ms)
+            if node is None:
+                self._review_stranger(key, claims, departed=key in index.departed)
+            else:
+                facts = self._pod_facts(state, node, claims, now_ms)
+                facts |= self._command_facts(state, key, now_ms)
+                alike[facts].append(index.ids[key])
+        self.stranded.difference_update(key for key in keys if key in index.ids)
+        groups = [(facts, BitMap(ids)) for facts, ids in alike.items()]
+        reviewed = BitMap.union(BitMap(), *(ids for _, ids in groups))
+        for position, name in enumerate(_FACTS):
             bitmap: BitMap = getattr(self, name)
-            (bitmap.add if belongs else bitmap.discard)(node_id)
+            bitmap.difference_update(reviewed)
+            for facts, ids in groups:
+                if facts >> position & 1:
+                    bitmap |= ids
 
-    def _facts(self, state: SetState, node: Node, claims: Claims, now_ms: int) -> dict[str, bool]:
-        counted = [pod for pod in claims.pods if not (pod.finished and pod.deleting)]
-        pod = counted[0] if counted else None
-        live = [pod for pod in counted if pod.live]
-        new = [pod for pod in live if pod.revision == state.revision]
-        pending = [state.pending[name].command for name in state.pending_on.get(node.key, ())]
-        creates = [command for command in pending if isinstance(command, CreatePod)]
-        failures = [state.failures[name].pending for name in state.failures_on.get(node.key, ())]
-        unseen = [failure.command for failure in failures if failure.done]
-        cooling = state.cooling_on(node.key)
+    def _review_stranger(self, key: NodeKey, claims: Claims, *, departed: bool) -> None:
+        """Look at a node that is not in the fleet. What is pending for it settles or expires.
 
-        def is_available(pod: Pod) -> bool:
-            return state.available_ms(pod) <= now_ms
+        One that was never heard of is not one that has left: its message may have been unreadable or be on its way,
+        and its pods may be running.
+        """
+        stranded = any(departed or item.reason != NODE_GONE for item in claims.unwanted)
+        (self.stranded.add if stranded else self.stranded.discard)(key)
 
-        return {
-            "present": bool(counted),
-            "obstructed": claims.obstructed,
-            "occupied": bool(live),
-            "excess": bool(claims.unwanted),
-            "adoptable": claims.adopted is not None,
-            "busy": bool(pending),
-            "cooling": cooling is not None and cooling.retry_ms > now_ms,
-            "ready": pod is not None and pod.ready,
-            "available": pod is not None and is_available(pod),
-            "updated": pod is not None and pod.revision == state.revision,
-            "current": bool(new),
-            "outdated": len(new) < len(live),
-            "serving": any(map(is_available, live)),
-            "replaced": any(map(is_available, new)),
-            "renewing": any(pod.ready for pod in new),
-            "coming": any(command.revision == state.revision for command in creates),
-            "leaving": any(command.verb == "delete" for command in (*pending, *unseen)),
-            "terminating": any(pod.deleting for pod in counted),
-            "ended": any(pod.finished for pod in counted),
-            "failing": state.failing_on(node.key, now_ms),
-            "troubled": cooling is not None,
-            "blamed": any(_began_before(node, state, pod) for pod in claims.pods),
-        }
+    def _pod_facts(self, state: SetState, node: Node, claims: Claims, now_ms: int) -> int:
+        """Say what is so with a node's pods."""
+        facts = _EXCESS if claims.unwanted else 0
+        if claims.obstructed:
+            facts |= _OBSTRUCTED
+        if claims.adopted is not None:
+            facts |= _ADOPTABLE
+        for pod in claims.pods:
+            if not node.ready and _began_before(node, state, pod):
+                facts |= _BLAMED
+            finished = pod.finished
+            if finished and pod.deleting:
+                continue
+            available = state.available_ms(pod) <= now_ms
+            wanted = pod.revision == state.revision
+            if not facts & _PRESENT:  # the most senior one
+                facts |= _PRESENT
+                facts |= (pod.ready and _READY) | (available and _AVAILABLE) | (wanted and _UPDATED)
+            if finished:
+                facts |= _ENDED
+            elif pod.deleting:
+                facts |= _TERMINATING
+            else:
+                facts |= _OCCUPIED | (_CURRENT if wanted else _OUTDATED)
+                facts |= available and (_SERVING | (wanted and _REPLACED))
+                facts |= (wanted and pod.ready) and _RENEWING
+        return facts
+
+    def _command_facts(self, state: SetState, key: NodeKey, now_ms: int) -> int:
+        """Say what is being done with a node, and what did not work there."""
+        facts = 0
+        for name in state.pending_on.get(key, ()):
+            command = state.pending[name].command
+            facts |= _BUSY
+            if isinstance(command, CreatePod):
+                facts |= command.revision == state.revision and _COMING
+            elif isinstance(command, DeletePod):
+                facts |= _LEAVING
+        for name in state.failures_on.get(key, ()):
+            pending = state.failures[name].pending
+            if pending.done and isinstance(pending.command, DeletePod):
+                facts |= _LEAVING
+        cooling = state.cooling_on(key)
+        if cooling is not None:
+            facts |= _TROUBLED | (cooling.retry_ms > now_ms and _COOLING)
+        if state.failing_on(key, now_ms):
+            facts |= _FAILING
+        return facts
 
     def _conclude(self, ids: BitMap) -> None:
         """Say what is missing and what must go among these nodes; what it costs goes with their number."""
@@ -259,8 +311,6 @@ def _tables(state: SetState) -> tuple[Collection[NodeKey], ...]:
 
 def _began_before(node: Node, state: SetState, pod: Pod) -> bool:
     """Say whether the set began to change something on a node before that was lost, or as far as anybody knows."""
-    if node.ready:
-        return False
     lost_ms = node.unready_since_ms or NEVER_MS
     if pod.deleting:
         return pod.deleting_since_ms <= lost_ms

@@ -191,15 +191,19 @@ class SetState:
 
         A pod after one that ended counts as sound once it is available and has lasted as long as it would have to rest.
         """
-        pods = [self.pods[key].pod for key in self.pods_on.get(node, ())]
-        pods = [pod for pod in pods if pod.generation == self.generation]
-        if any(pod.finished for pod in pods):
-            return True
-        after = [pod for pod in pods if pod.failures]
-        if pods:
-            return any(
-                max(self.available_ms(pod), rests_until_ms(self, pod)) > now_ms for pod in after
-            )
+        generation = self.generation
+        is_there = is_failing = False
+        for key in self.pods_on.get(node, ()):
+            pod = self.pods[key].pod
+            if pod.generation != generation:
+                continue
+            is_there = True
+            if pod.finished:
+                return True
+            sound_ms = pod.failures and max(self.available_ms(pod), rests_until_ms(self, pod))
+            is_failing |= sound_ms > now_ms
+        if is_there:
+            return is_failing
         last = self.last_gone_on.get(node)
         if last is None or (last.owner_uid, last.generation) != (self.uid, self.generation):
             return False
@@ -236,14 +240,15 @@ class SetState:
         if gone is not None and gone.sequence >= sequence:
             return
         node = pod.node_key
-        if known is not None:
-            self._count_revision(known.pod, -1)
-            if known.pod.node_key != node:
-                self._forget_place(known.pod.node_key, key)
-        if known is None or known.pod.node_key != node:
+        if known is not None and known.pod.node != pod.node:  # the backend is the same: it is part of the key
+            self._forget_place(known.pod.node_key, key)
+        if known is None or known.pod.node != pod.node:
             self.pods_on[node] = (*self.pods_on.get(node, ()), key)
+        if known is None or known.pod.revision != pod.revision:
+            self._count_revision(pod, 1)
+            if known is not None:
+                self._count_revision(known.pod, -1)
         self.pods[key] = KnownPod(pod, sequence)
-        self._count_revision(pod, 1)
         self.touched.add(node)
         self._settle_on(node)
 

@@ -1,26 +1,33 @@
-"""`everynode explain`: why a node has a pod of a set, or has none, or has an old one.
+"""`everynode explain`: why a node has a pod of a set, or has none, or has an old one; why a pod is there, or gone.
 
-It asks the core's own predicate, node by node, about the nodes and the set that the log has.
+It asks the core's own predicate, node by node, about the nodes and the set that the log has, or had. What it says of
+a single pod is in `explain_pod`, and of a node as it was in `explain_node`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from everynode.cli.exits import ExitCode
+from everynode.cli.explain_node import node_document, node_lines, read_nodes
+from everynode.cli.explain_past import Past, not_found, opened_past
+from everynode.cli.explain_pod import explain_named_pod
 from everynode.cli.options import Namespace, Output, OutputFormat, Target, connected
 from everynode.cli.output import print_object
 from everynode.cli.reading import read_fleet
-from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
+from everynode.cli.resources import DAEMONSETS, PODS, Names, parse_named
 from everynode.cli.tables import BAD, GOOD, WAITING, Cell, Columns, Row
 from everynode.cli.terminal import error_line
 from everynode.core.eligibility import Reason, Verdict, compile_constraints, verdict
 from everynode.core.setstate import PROGRESSING
 from everynode.core.values import DaemonSet, Node, NodeKey, Pod, SetKey, Status
+from everynode.replay.recording import Entry
+from everynode.runtime.clock import timestamp
 from everynode.runtime.jetstream import connect
 from everynode.runtime.rollouts import current_hash
 from everynode.runtime.view import FleetView
@@ -29,6 +36,11 @@ EPILOG = """
 Examples:
 everynode explain ds/fluentd -n logging
 everynode explain ds/fluentd --node web-7 -o json
+everynode explain ds/fluentd --node web-7 --at 2024-05-06T07:08:09Z
+everynode explain pod/fluentd-91f3626ef2c62 -n logging
+everynode explain pod/fluentd-91f3626ef2c62 -n logging --recording yesterday.everynode
+
+Times are durations before now (90s, 24h, 7d) or RFC 3339. A pod in one of several backends is pod/BACKEND/NAME.
 """
 
 app = typer.Typer(add_completion=False)
@@ -38,7 +50,10 @@ app = typer.Typer(add_completion=False)
 @connected()
 async def explain(
     target: Target,
-    kind: SetKind,
+    kind: Annotated[
+        str,
+        typer.Argument(metavar="TYPE|TYPE/NAME", help="daemonset (ds) or pod (po)."),
+    ],
     names: Names = None,
     *,
     namespace: Namespace = "default",
@@ -46,13 +61,41 @@ async def explain(
         str,
         typer.Option("--node", metavar="NODE", help="Only this node, with all its reasons."),
     ] = "",
+    at: Annotated[
+        str,
+        typer.Option(
+            "--at", metavar="TIME", help="As the log was then.", show_default="as it is now"
+        ),
+    ] = "",
+    recording: Annotated[
+        Path | None,
+        typer.Option(
+            "--recording",
+            metavar="FILE",
+            help="Look at a recording, and at no server.",
+            show_default=False,
+        ),
+    ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> ExitCode:
-    """Say on which nodes a DaemonSet should run, and everything that speaks against the others."""
-    named = parse_named([kind, *(names or [])], (DAEMONSETS,))
+    """Say on which nodes a DaemonSet should run and what speaks against the others, or why a pod is there or gone."""
+    named = parse_named([kind, *(names or [])], (DAEMONSETS, PODS))
     if len(named.names) != 1:
-        raise typer.BadParameter("name one set", param_hint="NAME")
+        raise typer.BadParameter("name one set or one pod", param_hint="NAME")
+    if named.resource is PODS:
+        if node:
+            raise typer.BadParameter("a pod is on one node; leave it out", param_hint="--node")
+        async with opened_past(target, recording, at) as past:
+            await explain_named_pod(past, namespace, named.names[0], output)
+        return ExitCode.DONE
     key = SetKey(namespace, named.names[0])
+    if at or recording is not None:
+        async with opened_past(target, recording, at) as past:
+            return await _explain_past(past, key, node, output)
+    return await _explain_now(target, key, node, output)
+
+
+async def _explain_now(target: Target, key: SetKey, node: str, output: OutputFormat) -> ExitCode:
     async with await connect(target.connection, target.fleet) as bus:
         kinds = ("node", "daemonset", *(("status", "pod") if node else ()))
         view = await read_fleet(bus, kinds, key)
@@ -78,6 +121,42 @@ async def explain(
     else:
         _print_summary(key, verdicts)
     return ExitCode.DONE
+
+
+async def _explain_past(past: Past, key: SetKey, node: str, output: OutputFormat) -> ExitCode:
+    """Answer from what the log said up to some time."""
+    if node:
+        await _explain_past_nodes(past, key, node, output)
+        return ExitCode.DONE
+    view = FleetView(past.subjects)
+
+    def take(entry: Entry) -> None:
+        view.fold(entry.received)
+
+    await past.read((past.subjects.of_kind("node"), past.subjects.of_set("daemonset", key)), take)
+    daemonset, then = view.daemonsets.get(key), timestamp(past.now_ms)
+    if daemonset is None:
+        raise not_found(past, f'{DAEMONSETS.plural} "{key.name}"', f" in namespace {key.namespace}")
+    verdicts = judge(daemonset, [each for _, each in sorted(view.nodes.items())])
+    if output is OutputFormat.TABLE:
+        _print_summary(key, verdicts, f" at {then}")
+    else:
+        print_object({"at": then} | _summary_document(key, verdicts), output)
+    return ExitCode.DONE
+
+
+async def _explain_past_nodes(past: Past, key: SetKey, node: str, output: OutputFormat) -> None:
+    found = await read_nodes(past, key, node)
+    then = timestamp(past.now_ms)
+    if output is OutputFormat.TABLE:
+        _print_nodes(key, [(each.node, each.found) for each in found], f" at {then}")
+        for each in found:
+            print("\n".join(node_lines(each)))
+        return
+    documents = [node_document(each) for each in found]
+    print_object(
+        {"at": then, "namespace": key.namespace, "name": key.name, "nodes": documents}, output
+    )
 
 
 class NodePod(NamedTuple):
@@ -183,9 +262,9 @@ def _nodes_document(
     }
 
 
-def _print_summary(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> None:
+def _print_summary(key: SetKey, verdicts: list[tuple[Node, Verdict]], then: str = "") -> None:
     eligible = sum(found.should_run for _, found in verdicts)
-    print(f"DaemonSet {key}: eligible on {eligible} of {len(verdicts)} nodes")
+    print(f"DaemonSet {key}{then}: eligible on {eligible} of {len(verdicts)} nodes")
     counts = count_reasons(verdicts)
     if not counts:
         return
@@ -194,8 +273,8 @@ def _print_summary(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> None:
     Columns(["NODES", "REASON", "MESSAGE"], rows).print()
 
 
-def _print_nodes(key: SetKey, verdicts: list[tuple[Node, Verdict]]) -> None:
-    print(f"DaemonSet {key}")
+def _print_nodes(key: SetKey, verdicts: list[tuple[Node, Verdict]], then: str = "") -> None:
+    print(f"DaemonSet {key}{then}")
     rows: list[Row] = []
     for node, found in verdicts:
         answer: list[str | Cell] = [node.name, node.backend, _answer(found)]

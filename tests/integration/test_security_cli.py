@@ -156,6 +156,7 @@ def test_roles_at_work(person: Person) -> None:
         assert "backends" in run("fleet", "show", "-o", "json")
         node = json.loads(run("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
         run("explain", "daemonset/agent", "--node", node)
+        run("timeline", "daemonset/agent")
         run("simulate", "label-node", node, "a=b", *operator)
         run("delete", "daemonset", "agent", *operator)
     said |= {path.name: path.read_text("utf-8") for path in (worker, host)}

@@ -57,6 +57,7 @@ COMMANDS = {
     "events": Entry("events", _SETS),
     "record": Entry("record", _TIME),
     "replay": Entry("replay", _TIME),
+    "timeline": Entry("timeline", _TIME),
     "fleet": Entry("fleet", _FLEET),
     "doctor": Entry("doctor", _FLEET),
     "simulate": Entry("simulate", _FLEET),

@@ -1,6 +1,6 @@
 """Which objects a person means: `daemonsets`, `ds/fluentd`, `node web-1 web-2`.
 
-Used by `get`, `describe`, `delete` and `explain`. The names and short names are kubectl's.
+Used by `get`, `describe`, `delete`, `explain` and `timeline`. The names and short names are kubectl's.
 """
 
 from __future__ import annotations

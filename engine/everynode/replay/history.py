@@ -35,9 +35,10 @@ async def read_history(
     kept: list[Received] = []
     logged: list[list[Received]] = []
     for subject in subjects:
-        async with aclosing(bus.read_state([subject])) as chunks:
-            async for chunk in chunks:
-                kept += [one for one in chunk if one.sequence < first]
+        if first > 1:  # else the log has everything from its beginning on
+            async with aclosing(bus.read_state([subject])) as chunks:
+                async for chunk in chunks:
+                    kept += [one for one in chunk if one.sequence < first]
         found: list[Received] = []
         async with aclosing(bus.read_log([subject], first)) as chunks:
             async for chunk in chunks:

@@ -37,7 +37,7 @@ from everynode.core.events import (
     Tick,
 )
 from everynode.core.identity import shard_of
-from everynode.core.values import NodeKey, PodKey, SetKey
+from everynode.core.values import NodeKey, Pod, SetKey
 from everynode.errors import ConfigurationError, MalformedMessageError
 
 SCHEMA_VERSION = 1
@@ -152,20 +152,26 @@ class Subjects:
 
     def of_node(self, key: NodeKey) -> str:
         """Name the subject of one node."""
-        return f"{self.prefix}.node.{token(key.backend)}.{token(key.name)}"
+        return self._of_node(key.backend, key.name)
 
-    def _of_pod(self, key: PodKey, owner: SetKey | None) -> str:
-        shard = ORPHANS if owner is None else shard_of(owner, self.shards)
-        tail = f"{token(key.backend)}.{token(key.namespace)}.{token(key.name)}"
+    def _of_node(self, backend: str, name: str) -> str:
+        return f"{self.prefix}.node.{token(backend)}.{token(name)}"
+
+    def _of_pod(self, pod: Pod | PodGone) -> str:
+        owner = pod.owner
+        shard: int | str = ORPHANS
+        if owner is not None:
+            shard = shard_of(SetKey(pod.namespace, owner.name), self.shards)
+        tail = f"{token(pod.backend)}.{token(pod.namespace)}.{token(pod.name)}"
         return f"{self.prefix}.pod.{shard}.{tail}"
 
     def of(self, message: AnyMessage) -> str:
         """Name the one subject that this message belongs on."""
         match message:  # the most frequent kinds first: each case costs a look
             case PodObserved(pod=pod):
-                return self._of_pod(pod.key, pod.set_key)
+                return self._of_pod(pod)
             case NodeObserved(node=node):
-                return self.of_node(node.key)
+                return self._of_node(node.backend, node.name)
             case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
                 shard = shard_of(message.set_key, self.shards)
                 tail = f"{token(message.backend)}.{token(message.node)}.{shard}.{token(message.id)}"
@@ -174,9 +180,9 @@ class Subjects:
                 shard = shard_of(message.set_key, self.shards)
                 return f"{self.prefix}.outcome.{shard}.{token(message.id)}"
             case PodGone():
-                return self._of_pod(message.key, message.set_key)
+                return self._of_pod(message)
             case NodeGone():
-                return self.of_node(message.key)
+                return self._of_node(message.backend, message.name)
             case Decision():
                 return self.of_set("decision", message.set_key)
             case StatusReported(status=status):
@@ -205,8 +211,9 @@ class Subjects:
             Its kind, and the token that says which shard it belongs to: empty for nodes, ``ORPHANS`` for pods that
             nobody controls.
         """
-        kind, *tokens = subject.removeprefix(f"{self.prefix}.").split(".")
-        place = 2 if kind == "command" else 0
+        tokens = subject.removeprefix(f"{self.prefix}.").split(".", 4)
+        kind = tokens[0]
+        place = 3 if kind == "command" else 1
         return kind, "" if kind == "node" or len(tokens) <= place else tokens[place]
 
     def of_kind(self, kind: str) -> str:
@@ -225,16 +232,20 @@ class Subjects:
         """Name the subjects whose last message the stream STATE keeps."""
         return [self.of_kind(kind.name) for kind in KINDS if kind.kept_in_state]
 
-    def loaded_by_worker(self, shards: list[int]) -> list[str]:
-        """Name what a worker that has these shards reads from STATE when it starts."""
-        if len(shards) == self.shards:
-            return self.kept()
-        kinds = ("pod", "daemonset", "revision", "status")
-        return [
-            self.of_kind("node"),
-            f"{self.prefix}.pod.{ORPHANS}.>",
-            *(f"{self.prefix}.{kind}.{shard}.>" for shard in shards for kind in kinds),
-        ]
+    def read_by_worker(self, shards: list[int]) -> list[str]:
+        """Name what a worker that has these shards reads when it starts, each to be read by itself.
+
+        That is quick for few shards, where all in one would be slow. Some of what is found may concern other shards:
+        a backend may be called as a shard is.
+        """
+        if 2 * len(shards) > self.shards:
+            return [self.everything()]
+        subjects = [self.of_kind("node"), f"{self.prefix}.pod.{ORPHANS}.>"]
+        for shard in shards:
+            subjects.append(f"{self.prefix}.*.{shard}.>")
+            subjects.append(f"{self.prefix}.command.*.*.{shard}.*")
+            subjects.append(f"{self.prefix}.tick.{shard}")
+        return subjects
 
     def followed_by_worker(self, shards: list[int]) -> list[str]:
         """Name what a worker that has these shards reads from the log."""

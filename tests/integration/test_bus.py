@@ -98,15 +98,6 @@ class TestPublish:
         assert (await bus.log_position()).last_sequence == count
         assert await bus.publish_fenced(messages, 1) == 2 * count
 
-    @pytest.mark.parametrize("count", [1, 2])
-    async def test_of_another_connection(self, bus: JetStreamBus, count: int) -> None:
-        """What was meant for another connection is not sent: the log may be an older copy by now (S6)."""
-        messages = [Outgoing(decision(bus), b"x"), *(command(bus, n) for n in range(count - 1))]
-        with pytest.raises(UnavailableError, match="another one"):
-            await bus.publish_fenced(messages, 0, bus.epoch + 1)
-        assert (await bus.log_position()).last_sequence == 0
-        assert await bus.publish_fenced(messages, 0, bus.epoch) == count
-
     async def test_fence_is_of_the_first_subject(self, bus: JetStreamBus) -> None:
         """What others write to other subjects does not make a decision stale."""
         assert await bus.publish_fenced([Outgoing(decision(bus, "a"), b"")], 0) == 1

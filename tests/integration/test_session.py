@@ -17,13 +17,15 @@ from everynode.core.decision import Proposal
 from everynode.core.events import DaemonSetObserved
 from everynode.core.pacing import Limits
 from everynode.core.state import Record
-from everynode.errors import StaleError
+from everynode.core.values import SetKey
+from everynode.errors import StaleError, UnavailableError
 from everynode.ports import Outgoing, Received
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.counts import WorkerCounts
 from everynode.runtime.jetstream import JetStreamBus
 from everynode.runtime.session import Means, Session
 
+AGENT = SetKey("default", "agent")
 Messages = Callable[[JetStreamBus, int], list[Outgoing]]
 
 
@@ -52,6 +54,19 @@ async def read_back(bus: JetStreamBus, sequence: int) -> Received:
     time_ms = await bus.time_of(sequence)
     assert time_ms is not None
     return Received(sequence, time_ms, "anything", b"")
+
+
+class TestAnotherConnection:
+    """A connection that was made anew may lead to an older copy of the log."""
+
+    @pytest.mark.parametrize("count", [1, 2])
+    async def test_of_another_connection(self, bus: JetStreamBus, count: int) -> None:
+        """What was meant for another connection is not sent: the log may be an older copy by now (S6)."""
+        messages = [Outgoing(bus.subjects.of_set("decision", AGENT), b"x")] * count
+        with pytest.raises(UnavailableError, match="another one"):
+            await bus.publish_fenced(messages, 0, bus.epoch + 1)
+        assert (await bus.log_position()).last_sequence == 0
+        assert await bus.publish_fenced(messages, 0, bus.epoch) == count
 
 
 class TestLostEnd:

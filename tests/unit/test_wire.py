@@ -222,14 +222,14 @@ class TestSubjects:
             assert covers(SUBJECTS.followed_by_worker([2]), subject) == everywhere, name
 
     def test_worker_loads(self) -> None:
-        """What a worker reads from STATE covers what is kept there of its shards, and no other shard's sets."""
+        """What a worker reads when it starts covers what is kept of its shards, and no other shard's sets."""
         kept = [entry for entry in GOLDEN.values() if covers(SUBJECTS.kept(), entry[1])]
         assert len(kept) >= 10
         for message, subject, _ in kept:
             everywhere = is_for_all(message)
-            assert covers(SUBJECTS.loaded_by_worker(list(range(16))), subject)
-            assert covers(SUBJECTS.loaded_by_worker([1, 2]), subject)
-            assert covers(SUBJECTS.loaded_by_worker([2]), subject) == everywhere
+            assert covers(SUBJECTS.read_by_worker(list(range(16))), subject)
+            assert covers(SUBJECTS.read_by_worker([1, 2]), subject)
+            assert covers(SUBJECTS.read_by_worker([2]), subject) == everywhere
 
 
 def is_for_all(message: AnyMessage) -> bool:

@@ -1,4 +1,4 @@
-"""What installed packages bring: adapters and doctors, found by their entry points.
+"""What installed packages bring: adapters, doctors and sources, found by their entry points.
 
 Used by the commands that run them. The engine knows no adapter but by its name.
 """
@@ -12,10 +12,11 @@ from everynode.errors import ConfigurationError
 
 ADAPTERS: Final = "everynode.adapters"
 DOCTORS: Final = "everynode.doctors"
+SOURCES: Final = "everynode.sources"
 
-Group = Literal["everynode.adapters", "everynode.doctors"]
+Group = Literal["everynode.adapters", "everynode.doctors", "everynode.sources"]
 
-_KINDS: dict[Group, str] = {ADAPTERS: "adapter", DOCTORS: "doctor"}
+_KINDS: dict[Group, str] = {ADAPTERS: "adapter", DOCTORS: "doctor", SOURCES: "source"}
 
 
 def installed(group: Group) -> list[EntryPoint]:
@@ -40,4 +41,12 @@ def load(group: Group, name: str) -> Any:
         # By custom, an extra of the package has the name of the adapter that needs it.
         package = found[0].dist.name if found[0].dist else name
         text = f"{kind} {name} cannot be loaded: {error}"
-        raise ConfigurationError(f"{text}; try: pip install '{package}[{name}]'") from error
+        extra = _adapter_beside(found[0])
+        raise ConfigurationError(f"{text}; try: pip install '{package}[{extra}]'") from error
+
+
+def _adapter_beside(entry: EntryPoint) -> str:
+    """Name the adapter that something belongs to: the one from the same top-level package."""
+    package = entry.module.partition(".")[0]
+    beside = (each.name for each in installed(ADAPTERS) if each.module.partition(".")[0] == package)
+    return next(beside, entry.name)

@@ -5,6 +5,8 @@ Used by every command that knows `-o json` and `-o yaml`. It knows nothing of wh
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -22,7 +24,7 @@ def as_json(document: Any) -> str:
 
 def as_yaml(document: Any) -> str:
     """Write an object as YAML, keys in the order they have, without a final newline."""
-    plain = msgspec.to_builtins(document)
+    plain = msgspec.json.decode(msgspec.json.encode(document))
     text: str = yaml.dump(
         plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
     )
@@ -37,3 +39,23 @@ def print_object(document: Any, output: str) -> None:
         output: `yaml`; everything else is JSON.
     """
     print(as_yaml(document) if output == "yaml" else as_json(document), flush=True)
+
+
+def print_objects(documents: Iterable[Any], output: str) -> None:
+    """Print a list of objects on stdout while they are made, so that no more than one is in memory.
+
+    Args:
+        documents: Dictionaries, lists, strings, numbers and msgspec values.
+        output: `yaml`; everything else is JSON.
+    """
+    count = 0
+    for count, document in enumerate(documents, 1):
+        if output == "yaml":
+            print(as_yaml([document]))
+        else:
+            print("[" if count == 1 else ",")
+            print(textwrap.indent(as_json(document), " " * INDENT), end="")
+    if output == "yaml":
+        print(end="" if count else "[]\n", flush=True)
+    else:
+        print("\n]" if count else "[]", flush=True)

@@ -1,22 +1,213 @@
-"""Recordings as commands open them: with clear errors, and progress while they are read.
+"""Recordings, and what others recorded, as commands open them: with clear errors, and progress while they are read.
 
-Used by every command that looks at the past.
+Used by every command that looks at the past. Whatever of a file cannot be used is said while it is read, hides nothing
+else, and is an error at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
-from everynode.cli.terminal import progress_of
+import typer
+
+from everynode.cli.documents import read_documents
+from everynode.cli.installed import SOURCES, installed, load
+from everynode.cli.quantities import parse_moment_ms
+from everynode.cli.terminal import error_line, note_line, progress_of
+from everynode.core.values import DaemonSet
 from everynode.errors import RecordingError
+from everynode.ports import Happened, PassedOver, RecordedFile
+from everynode.replay.machine_events import UNITS, Trace, columns_of, read_trace
 from everynode.replay.recording import Entry, Reader
+from everynode.replay.sources import recorded_file, stream_of_source
 from everynode.replay.streams import Stream, stream_of, until
 
 PROGRESS_MESSAGES = 5_000
+FAULTS_SHOWN_MAX = 10
+
+RECORDING = "recording"
+CSV = "csv"
+EPOCH_DEFAULT = "2011-05-01T00:00:00Z"
+
+
+class TimeUnit(StrEnum):
+    """What the times of a trace count."""
+
+    S = "s"
+    MS = "ms"
+    US = "us"
+    NS = "ns"
+
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", help="What was recorded; - is stdin.", allow_dash=True),
+]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="recording|kubectl|csv",
+        help="Who wrote the files: everynode record, kubectl get --watch, or somebody in CSV.",
+    ),
+]
+Map = Annotated[
+    str,
+    typer.Option(
+        "--map",
+        metavar="WHAT=COLUMN,...",
+        help="With csv: which column, by number from 0 or by name, is time, machine, event, and which label.",
+        show_default=False,
+    ),
+]
+TimeUnitOption = Annotated[
+    TimeUnit, typer.Option("--time-unit", help="With csv: what times count.", case_sensitive=False)
+]
+Epoch = Annotated[
+    str, typer.Option("--epoch", metavar="TIME", help="With csv: when the time was 0.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filename",
+        "-f",
+        metavar="FILE|DIR",
+        help="Manifests of DaemonSets that are there from the beginning; may be repeated.",
+        show_default=False,
+    ),
+]
+
+
+class StreamSource(NamedTuple):
+    """Who wrote the files of a stream, and how they are to be read.
+
+    Attributes:
+        kind: ``recording``, ``csv``, or the name of a source that a package brings.
+        trace: How CSV is to be read.
+        daemonsets: Sets that are there from the beginning.
+        refused: How many manifests of such sets cannot be used; that was said.
+    """
+
+    kind: str = RECORDING
+    trace: Trace | None = None
+    daemonsets: tuple[DaemonSet, ...] = ()
+    refused: int = 0
+
+
+def stream_source(
+    kind: str, columns: str, time_unit: TimeUnit, epoch: str, filenames: Sequence[str]
+) -> StreamSource:
+    """Make sense of the options.
+
+    Raises:
+        typer.BadParameter: They do not go together, or one of them is wrong.
+    """
+    kinds = [RECORDING, CSV, *(entry.name for entry in installed(SOURCES))]
+    if kind not in kinds:
+        raise typer.BadParameter(f"{kind!r}: there are {', '.join(kinds)}", param_hint="--from")
+    if bool(columns) is not (kind == CSV):
+        text = f"it says what the columns of a CSV file are; --from is {kind}"
+        if kind == CSV:
+            text = "say what the columns are, as in --map time=0,machine=1,event=2"
+        raise typer.BadParameter(text, param_hint="--map")
+    if filenames and kind == RECORDING:
+        text = "a recording has the sets that were there; --from is recording"
+        raise typer.BadParameter(text, param_hint="--filename")
+    trace: Trace | None = None
+    if columns:
+        try:
+            found = columns_of(columns)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--map") from error
+        trace = Trace(found, UNITS[time_unit.value], parse_moment_ms(epoch, 0, "--epoch"))
+    documents = read_documents(filenames)
+    documents.report()
+    documents.keep_last()
+    daemonsets = tuple(each.daemonset for each in documents.accepted)
+    return StreamSource(kind, trace, daemonsets, len(documents.refused))
+
+
+@contextlib.contextmanager
+def opened_stream(
+    files: Sequence[Path],
+    source: StreamSource,
+    until_ms: int | None = None,
+    *,
+    again: bool = False,
+) -> Iterator[Stream]:
+    """Open what was recorded; ``-`` is stdin.
+
+    Args:
+        files: The files; of a recording there is one.
+        source: Who wrote them.
+        until_ms: What happened later is left out; in ms since 1970.
+        again: They were read before: what cannot be used was said then, and is no error any more.
+
+    Raises:
+        typer.BadParameter: There are several recordings.
+        RecordingError: There is no such file, or it is not what it should be; at the end, if something in a file could
+            not be used.
+    """
+    if source.kind == RECORDING:
+        if len(files) > 1:
+            raise typer.BadParameter("a recording is one file", param_hint="FILE")
+        with opened_recording(files[0], until_ms) as stream:
+            yield stream
+        return
+    name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    faults = _Faults()
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(opened_file(path)) for path in files]
+        recorded = [
+            recorded_file(str(path), file) for path, (file, _) in zip(files, opened, strict=True)
+        ]
+        happened = _read(source, recorded)
+        stream = stream_of_source(
+            name, source.kind, happened, _pass_over if again else faults, source.daemonsets
+        )
+        progress = stack.enter_context(progress_of(f"reading {name}"))
+        entries = _shown(stream.entries, opened, progress)
+        yield stream._replace(entries=until(entries, until_ms))
+    if faults.count:
+        raise RecordingError(f"{name}: {faults.count} passed over that could not be used")
+    if source.refused and not again:
+        raise RecordingError(f"{source.refused} manifests passed over that could not be used")
+
+
+def _read(source: StreamSource, files: Sequence[RecordedFile]) -> Iterator[Happened | PassedOver]:
+    if source.trace is not None:
+        return read_trace(files, source.kind, source.trace)
+    found: Iterator[Happened | PassedOver] = load(SOURCES, source.kind)(files, source.kind)
+    return found
+
+
+def _pass_over(_passed_over: PassedOver) -> None:
+    """Say nothing."""
+
+
+class _Faults:
+    """Says what is not used, and counts what should have been usable."""
+
+    def __init__(self) -> None:
+        """There is nothing yet."""
+        self.count = 0
+
+    def __call__(self, passed_over: PassedOver) -> None:
+        """Say it, unless that was said often enough."""
+        text = f"{passed_over.where}: {passed_over.why}"
+        if not passed_over.is_fault:
+            note_line(text)
+            return
+        self.count += 1
+        if self.count <= FAULTS_SHOWN_MAX:
+            error_line(text)
+        elif self.count == FAULTS_SHOWN_MAX + 1:
+            error_line("and more, which are only counted")
 
 
 @contextlib.contextmanager
@@ -33,7 +224,7 @@ def opened_recording(path: Path, until_ms: int | None = None) -> Iterator[Stream
     with opened_file(path) as (file, size):
         reader = Reader(file, str(path))
         with progress_of(f"replaying {reader.header.fleet}") as progress:
-            entries = _shown(reader.entries(), file, size, progress)
+            entries = _shown(reader.entries(), [(file, size)], progress)
             yield stream_of(reader, until(entries, until_ms))
 
 
@@ -47,15 +238,19 @@ def opened_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     if str(path) == "-":
         yield sys.stdin.buffer, 0
         return
-    if not path.is_file():
-        raise RecordingError(f"{path}: there is no such file; `everynode record -o FILE` makes one")
+    if not path.exists() or path.is_dir():
+        raise RecordingError(f"{path}: there is no such file")
     with path.open("rb") as file:
         yield file, path.stat().st_size
 
 
-def _shown(entries: Iterator[Entry], file: BinaryIO, size: int, progress: Any) -> Iterator[Entry]:
+def _shown(
+    entries: Iterator[Entry], files: Sequence[tuple[BinaryIO, int]], progress: Any
+) -> Iterator[Entry]:
     """Read the messages, and show how far that has come."""
+    size = sum(each for _, each in files)
+    is_known = all(each for _, each in files)
     for number, entry in enumerate(entries):
-        if number % PROGRESS_MESSAGES == 0 and size:
-            progress(file.tell(), size)
+        if is_known and number % PROGRESS_MESSAGES == 0:
+            progress(sum(file.tell() for file, _ in files), size)
         yield entry

@@ -20,7 +20,7 @@ COVERAGE_ALL_MIN := 85
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: help setup up test check lint bench sim chaos kill-workers control-plane fuzz mutate clean format lock
+.PHONY: help setup up test check lint bench sim chaos kill-workers recorded control-plane fuzz mutate clean format lock
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ sim: $(STAMP) ## run fleets in a simulation, from seeds: SEED= (one), SEEDS= (ho
 
 kill-workers: $(STAMP) ## kill a worker every two seconds while 5,000 nodes are covered
 	@$(BIN)/python -m tests.chaos.kill_workers $(ARGS)
+
+# Every python3.11 to python3.15 on the PATH verifies it, or those that PYTHONS names.
+recorded: $(STAMP) ## record 1,213 real nodes while workers are killed, then decide it again with every Python: PYTHONS=
+	@$(BIN)/python -m tests.recordings.recorded $(ARGS)
 
 # Not in `make clean`: it is shared by all checkouts, and it takes long to build.
 control-plane: $(STAMP) ## build a Kubernetes control plane to test with, once, into ~/.cache/everynode; takes Go

@@ -67,7 +67,7 @@ class TestMade:
         assert not step.opposite.together
         assert "node a did not have label zone=x" in step.opposite.conditions
         assert "node a had a pod of the set already" in step.opposite.conditions
-        assert ("slow start: at most 1 pods could be on their way on backend east",) == step.notes
+        assert ("slow start: at most 1 pod could be on their way on backend east",) == step.notes
 
     @pytest.mark.parametrize(
         ("before", "after", "said"),
@@ -356,6 +356,7 @@ class TestRemoved:
     def test_of_two_reasons_the_one_that_was_given(self) -> None:
         """A duplicate that goes because its node is no place for it any more: the node's message is the cause."""
         world = covered(None, "a")
+        first = the_pod(world)
         world.put_pod(pod(daemonset(), node("a"), "late", created_ms=world.now_ms))
         world.put_node(node("a", "k:NoExecute", zone="x"))
         at = len(world.log)
@@ -365,6 +366,27 @@ class TestRemoved:
 
         assert "UntoleratedTaint" == step.command.reason
         assert [at] == [fact.sequence for fact in step.causes]
+        assert step.opposite.together
+        assert (
+            f"pod {first.name} were not on node a, too" in step.opposite.conditions
+        )  # tolerated, it would go as a duplicate
+
+    def test_three_of_a_kind(self) -> None:
+        """The youngest of three would go as long as any other is there; with a surge, any other of its kind."""
+        world = covered(daemonset(update_strategy=SURGING), "a")
+        first = the_pod(world)
+        for number, name in enumerate(("second", "third"), 1):
+            made_ms = world.now_ms + number
+            world.put_pod(
+                pod(daemonset(), node("a"), name, revision=first.revision, created_ms=made_ms)
+            )
+        newest = pod(daemonset(), node("a"), "new", revision="new", created_ms=world.now_ms)
+        world.put_pod(newest)
+        world.run()
+
+        (condition, *_) = removed(explained(world, "third")).opposite.conditions
+
+        assert f"pods {first.name} and second were not on node a, too" == condition
 
     def test_nobody_of_ours(self) -> None:
         """A pod that went without a decision of ours: the adapter told."""
@@ -460,7 +482,7 @@ class TestRollouts:
 
         assert "OutdatedRevision" == added.command.reason
         assert ["DaemonSet default/agent applied, generation 2: template changed"] == causes(added)
-        assert any("maxSurge 1 lets 1 nodes" in note for note in added.notes)
+        assert any("maxSurge 1 lets 1 node have" in note for note in added.notes)
         assert 2 == len(gone.causes)
         assert f"pod {the_pod(world).name}" in causes(gone)[1]
         assert f"pod {the_pod(world).name} were not available yet" in gone.opposite.conditions

@@ -121,7 +121,10 @@ class TestOpposites:
 
         step = made(explained(world, the_pod(world).name))
 
-        assert "node a did not have label zone=x" in step.opposite.conditions
+        assert (
+            "node a did not have label zone=x, and met no other term of the node affinity"
+            in step.opposite.conditions
+        )
 
     def test_taints(self) -> None:
         """A taint that is not tolerated; what is tolerated is said, and if that is all."""

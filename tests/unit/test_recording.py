@@ -210,6 +210,17 @@ class TestDamage:
         with pytest.raises(RecordingError, match="longer than"):
             Reader(io.BytesIO(bomb), "r")
 
+    @pytest.mark.parametrize("time_ms", [-1, 10**18])
+    def test_a_time_that_is_none(self, time_ms: int) -> None:
+        """A time that no calendar has is a damage, so that whoever reads on can write it."""
+        good, bad = entries(2)
+        found, why = read(
+            written([good, bad._replace(received=bad.received._replace(time_ms=time_ms))])
+        )
+
+        assert [good] == found
+        assert "it is damaged" in why
+
     def test_a_line_that_is_no_message(self) -> None:
         """A line without a body is said."""
         text = zstandard.ZstdDecompressor().decompressobj().decompress(written([], finish=False))

@@ -12,7 +12,7 @@ import typer
 
 from everynode.cli.documents import Documents, read_documents, refused_by_fleet
 from everynode.cli.exits import ExitCode
-from everynode.cli.options import Namespace, Target, connected
+from everynode.cli.options import Manifests, Namespace, RecursiveManifests, Target, connected
 from everynode.cli.resources import DAEMONSETS
 from everynode.cli.rollout import note_if_paused
 from everynode.cli.terminal import error_line
@@ -30,28 +30,14 @@ kubectl get ds -A -o yaml | everynode apply -f - --dry-run
 
 app = typer.Typer(add_completion=False)
 
-Files = Annotated[
-    list[str],
-    typer.Option(
-        "--filename",
-        "-f",
-        metavar="FILE|DIR|-",
-        help="Manifests: a file, a directory's *.yaml, *.yml and *.json, or - for stdin; may be repeated.",
-        show_default=False,
-    ),
-]
-Recursive = Annotated[
-    bool, typer.Option("--recursive", "-R", help="Read the directories in a directory too.")
-]
-
 
 @app.command("apply", epilog=EPILOG)
 @connected()
 async def apply(
     target: Target,
     *,
-    filename: Files,
-    recursive: Recursive = False,
+    filename: Manifests,
+    recursive: RecursiveManifests = False,
     namespace: Namespace = "default",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")

@@ -5,6 +5,7 @@ Used by `timeline`. It returns styled text and prints nothing.
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from everynode.replay.timeline import LANES, Curve, Mark, MarkKind, merged
 from everynode.runtime.clock import timestamp
 
 PIPE_WIDTH = 80
-WIDTH_MIN = 50
+WIDTH_MIN = 40
 LABEL_WIDTH = 13
 ROWS = 2
 """How many lines of text a curve is high."""
@@ -40,18 +41,29 @@ SYMBOLS = {
 }
 
 
+def levels() -> str:
+    """Return the characters of bars: ASCII where nothing else can be written."""
+    try:
+        BLOCKS.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return ASCII
+    return BLOCKS
+
+
 class ChartLine(NamedTuple):
     """One curve.
 
     Attributes:
         style: Its colour.
         shows_high: Of what happens within one column, the highest value is shown; otherwise the lowest.
+        full: The value that is drawn as high as can be, so that curves can be compared; 0: the curve's own highest.
     """
 
     label: str
     curve: Curve
     style: str
     shows_high: bool = False
+    full: int = 0
 
 
 class Span(NamedTuple):
@@ -68,7 +80,7 @@ def chart(
 
     Args:
         lines: The curves; each has points.
-        marks: In the order of time.
+        marks: In the order of time; if there is none, there is no room for any.
         span: Which time is drawn.
         width: How many columns there are.
         levels: The characters of bars, from empty to full.
@@ -82,7 +94,7 @@ def chart(
         if number:
             yield Text()
         values = worst(line, span, columns)
-        bars = list(_bars(values, line.curve.high, levels))
+        bars = list(_bars(values, line.full or line.curve.high, levels))
         for place, bar in enumerate(bars):
             is_last = place == ROWS - 1
             label = line.label if is_last else ""
@@ -91,13 +103,17 @@ def chart(
             text.append(_row(numbers, widths) if is_last else "")
             text.rstrip()
             yield text
-    for lane, kinds in LANES.items():
+    for lane, kinds in LANES.items() if marks else ():
         mine = [mark for mark in marks if mark.kind in kinds]
         text = Text(lane.ljust(LABEL_WIDTH) + _lane(mine, kinds, span, columns))
         text.rstrip()
         yield text
     begins, ends = timestamp(span.begins_ms), timestamp(span.ends_ms)
-    yield Text(" " * LABEL_WIDTH + begins + ends.rjust(columns - len(begins)))
+    if len(begins) + len(ends) < columns:
+        yield Text(" " * LABEL_WIDTH + begins + ends.rjust(columns - len(begins)))
+    else:
+        yield Text(" " * LABEL_WIDTH + begins)
+        yield Text(" " * LABEL_WIDTH + ends.rjust(columns))
 
 
 def worst(line: ChartLine, span: Span, columns: int) -> list[int | None]:

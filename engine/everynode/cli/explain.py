@@ -22,7 +22,7 @@ from everynode.cli.output import print_object
 from everynode.cli.reading import read_fleet
 from everynode.cli.resources import DAEMONSETS, PODS, Names, parse_named
 from everynode.cli.tables import BAD, GOOD, WAITING, Cell, Columns, Row
-from everynode.cli.terminal import error_line
+from everynode.cli.terminal import error_line, harmless
 from everynode.core.eligibility import Reason, Verdict, compile_constraints, verdict
 from everynode.core.setstate import PROGRESSING
 from everynode.core.values import DaemonSet, Node, NodeKey, Pod, SetKey, Status
@@ -117,7 +117,7 @@ async def _explain_now(target: Target, key: SetKey, node: str, output: OutputFor
     elif node:
         _print_nodes(key, verdicts)
         for sentence in pod_sentences(verdicts, pods, view.statuses.get(key)):
-            print(sentence)
+            print(harmless(sentence))
     else:
         _print_summary(key, verdicts)
     return ExitCode.DONE
@@ -151,7 +151,7 @@ async def _explain_past_nodes(past: Past, key: SetKey, node: str, output: Output
     if output is OutputFormat.TABLE:
         _print_nodes(key, [(each.node, each.found) for each in found], f" at {then}")
         for each in found:
-            print("\n".join(node_lines(each)))
+            print("\n".join(map(harmless, node_lines(each))))
         return
     documents = [node_document(each) for each in found]
     print_object(

@@ -17,6 +17,7 @@ import typer
 
 from everynode.cli.options import Target
 from everynode.cli.quantities import parse_moment_ms
+from everynode.cli.terminal import note_line
 from everynode.core.identity import RevisionOf, revision_of
 from everynode.errors import RecordingError, RefusedError
 from everynode.replay.explaining import naming_of
@@ -28,8 +29,8 @@ from everynode.runtime.clock import timestamp
 from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.wire import Subjects
 
-OUTCOMES_MAX = 200
-"""So many commands of a node are looked up for what became of them, the last ones; each costs a question."""
+OUTCOMES_ASKED_MAX = 200
+"""For so many commands of a node the log is asked one by one what became of them; for more, all outcomes are read."""
 
 ENTRIES_AT_ONCE = 5_000
 
@@ -79,6 +80,13 @@ def not_found(past: Past, what: str, where: str = "") -> RefusedError:
     return RefusedError(f"{what} not found{where} at {timestamp(past.now_ms)}; the log {since}")
 
 
+def _before(at_ms: int, begins_ms: int) -> RefusedError:
+    """Say that a time is earlier than what is known."""
+    return RefusedError(
+        f"nothing is known of {timestamp(at_ms)}; the log begins at {timestamp(begins_ms)}"
+    )
+
+
 @contextlib.asynccontextmanager
 async def opened_past(target: Target, recording: Path | None, at: str) -> AsyncIterator[Past]:
     """Open a fleet's log, or a recording.
@@ -91,10 +99,13 @@ async def opened_past(target: Target, recording: Path | None, at: str) -> AsyncI
     Raises:
         typer.BadParameter: It is no time, or a recording that cannot be read twice.
         RecordingError: The recording cannot be read, or only in part: then in the end.
+        RefusedError: The time is to come, or before the log begins.
         UnavailableError: The server did not answer.
     """
     now_ms = time.time_ns() // 1_000_000
     when = When(parse_moment_ms(at, now_ms, "--at") if at else None, now_ms)
+    if when.at_ms is not None and when.at_ms > now_ms:
+        raise RefusedError(f"--at {at}: that is to come; it is {timestamp(now_ms)}")
     if recording is not None:
         if str(recording) == "-":
             raise typer.BadParameter(
@@ -102,13 +113,22 @@ async def opened_past(target: Target, recording: Path | None, at: str) -> AsyncI
                 param_hint="--recording",
             )
         past = _RecordedPast(recording, when)
-        yield past
+        try:
+            yield past
+        except RefusedError as error:
+            if past.damage is None:
+                raise
+            raise RefusedError(f"{error}; {past.damage}") from error
         if past.damage is not None:
             raise past.damage
+        if past.now_ms > past.ends_ms:
+            note_line(f"{recording}: its last message is of {timestamp(past.ends_ms)}")
         return
     async with await connect(target.connection, target.fleet) as bus:
-        position = await bus.log_position()
-        yield _LivePast(bus, when, await bus.time_of(position.first_sequence))
+        begins_ms = await bus.time_of((await bus.log_position()).first_sequence)
+        if when.at_ms is not None and begins_ms is not None and when.at_ms < begins_ms:
+            raise _before(when.at_ms, begins_ms)
+        yield _LivePast(bus, when, begins_ms)
 
 
 class _LivePast:
@@ -125,9 +145,12 @@ class _LivePast:
             take(entry)
 
     async def read_history(self, history: History) -> None:
-        """Outcomes are asked for one by one: a shard has one for each pod of its sets."""
+        """Outcomes are asked for one by one if they are few: a shard has one for each pod of its sets."""
         await self.read(history.scope.patterns(self.subjects), history.take)
-        subjects = history.outcome_subjects(OUTCOMES_MAX)
+        subjects = history.outcome_subjects()
+        if len(subjects) > OUTCOMES_ASKED_MAX:
+            await self.read(history.scope.outcome_patterns(self.subjects), history.take)
+            return
         for received in await asyncio.gather(*map(self._bus.last, subjects)):
             if received is not None and (
                 self._until_ms is None or received.time_ms <= self._until_ms
@@ -142,14 +165,16 @@ class _RecordedPast:
         with self._opened() as stream:
             self.subjects = stream.subjects
             self.naming: RevisionOf = naming_of(stream.renamed)
-        self.now_ms = when.at_ms or 0
+            self._from_ms = stream.from_ms
+        self.ends_ms = self._from_ms
+        self.now_ms = self.ends_ms if when.at_ms is None else when.at_ms
         self.begins_ms: int | None = None
         self.damage: RecordingError | None = None
 
     def _opened(self) -> AbstractContextManager[Stream]:
         from everynode.cli.recordings import opened_recording  # noqa: PLC0415 - takes long
 
-        return opened_recording(self._path, self._until_ms)
+        return opened_recording(self._path)
 
     async def read(self, patterns: Iterable[str], take: Take) -> None:
         """Read as far as the recording can be read; what is wrong with it is said in the end."""
@@ -160,17 +185,25 @@ class _RecordedPast:
                 for number, entry in enumerate(stream.entries):
                     if number % ENTRIES_AT_ONCE == 0:
                         await asyncio.sleep(0)  # somebody may have asked us to stop
-                    self._note(entry)
+                    if not entry.is_kept and not self._note(entry.received.time_ms):
+                        break
                     if is_wanted(entry.received.subject):
                         take(entry)
             except RecordingError as error:
                 self.damage = error
+        if self._until_ms is not None and self.begins_ms is None and self._until_ms < self._from_ms:
+            raise _before(self._until_ms, self._from_ms)
 
-    def _note(self, entry: Entry) -> None:
-        if not entry.is_kept:
-            self.now_ms = self._until_ms or max(self.now_ms, entry.received.time_ms)
-            if self.begins_ms is None:
-                self.begins_ms = entry.received.time_ms
+    def _note(self, time_ms: int) -> bool:
+        """Note when a message was taken in; say whether it is one of those that are looked at."""
+        self.ends_ms = max(self.ends_ms, time_ms)
+        if self._until_ms is None:
+            self.now_ms = self.ends_ms
+        elif time_ms > self._until_ms:
+            return False
+        if self.begins_ms is None:
+            self.begins_ms = time_ms
+        return True
 
     async def read_history(self, history: History) -> None:
         scope = history.scope

@@ -15,7 +15,8 @@ from everynode.cli.options import OutputFormat
 from everynode.cli.output import print_object
 from everynode.cli.resources import PODS
 from everynode.cli.tables import NONE, Columns
-from everynode.core.commands import Counts
+from everynode.cli.terminal import harmless
+from everynode.core.commands import Counts, DeletePod
 from everynode.core.values import PodKey
 from everynode.errors import RefusedError
 from everynode.replay.explaining import Ending, PodExplanation, Step, explain_pod
@@ -45,7 +46,7 @@ async def explain_named_pod(past: Past, namespace: str, name: str, output: Outpu
         raise RefusedError(f'{PODS.plural} "{name}" is in several backends: name one of {names}')
     explanation = await _explained(past, search, keys[0])
     if output is OutputFormat.TABLE:
-        print("\n".join(pod_lines(explanation)))
+        print("\n".join(map(harmless, pod_lines(explanation))))
     else:
         print_object(pod_document(explanation), output)
 
@@ -80,13 +81,22 @@ def pod_lines(explanation: PodExplanation) -> Iterator[str]:
         yield _line("Before it", f"uid {uid}, from #{first.sequence} to #{last.sequence}")
     for note in explanation.notes:
         yield _line("Note", note)
-    for title, step in (
-        ("Made", explanation.made),
-        ("Adopted", explanation.adopted),
-        ("Removed", explanation.removed),
-    ):
-        if step is not None:
-            yield from ("", f"{title}:", *step_lines(step))
+    steps = (explanation.made, explanation.adopted, explanation.removed)
+    for step in sorted(filter(None, steps), key=lambda step: step.told.sequence):
+        yield from ("", f"{_title(step, explanation)}:", *step_lines(step))
+
+
+def _title(step: Step, explanation: PodExplanation) -> str:
+    """Say what a decision did with the pod, or was to do: it may have failed, or be on its way."""
+    done, asked = {
+        "create": ("Made", "Made"),
+        "adopt": ("Adopted", "To be adopted"),
+        "release": ("Let go of", "To be let go of"),
+        "delete": ("Removed", "To be removed"),
+    }[step.command.verb]
+    if isinstance(step.command, DeletePod) and explanation.gone is None:
+        return asked
+    return asked if step.ending.result in {"refused", "failed", "superseded"} else done
 
 
 def step_lines(step: Step) -> Iterator[str]:
@@ -94,10 +104,12 @@ def step_lines(step: Step) -> Iterator[str]:
     command, decision = step.command, step.decision
     yield _line("  Reason", f"{command.reason or 'none'}: {step.meaning}")
     if decision is not None and step.decided is not None:
+        wanted = (
+            f"generation {decision.generation}" if decision.generation else "a set that was deleted"
+        )
         yield _line(
             "  Decision",
-            f"{_place(step.decided)} for generation {decision.generation}, "
-            f"by worker {decision.worker}, who had read up to #{decision.basis}",
+            f"{_place(step.decided)} for {wanted}, by worker {decision.worker}, who had read up to #{decision.basis}",
         )
         yield _line("  Saw", _counts(decision.counts))
     asked = f"{command.verb} pod {command.pod}, attempt {command.attempt}"

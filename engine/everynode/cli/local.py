@@ -1,6 +1,7 @@
 """A whole fleet in this process: worker, simulated backend, and the server that its log is on.
 
-Used by `up`. It is made of the parts that the commands `worker` and `adapter` run in processes of their own.
+Used by `up`, and in part by `replay --speed`. It is made of the parts that the commands `worker` and `adapter` run in
+processes of their own.
 """
 
 from __future__ import annotations
@@ -95,19 +96,38 @@ async def local_fleet(target: Target, wanted: Wanted) -> AsyncIterator[LocalFlee
     Raises:
         EverynodeError: A part could not be started, or failed for good.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        connection, settings, port = target.connection, StreamSettings(), None
-        if not target.nats_given:
-            server = await stack.enter_async_context(EmbeddedServer(wanted.data_dir))
-            connection, port = Connection(servers=(server.url,)), server.port
-            settings = StreamSettings(log_max_bytes=LOG_BYTES_MAX)
-        bus = await stack.enter_async_context(
-            await connect(connection, target.fleet, create=settings)
-        )
+    async with local_log(target, wanted.data_dir) as (bus, shown, port):
         if (await bus.log_position()).last_sequence > 0:
             note_line(STARTS_ANEW)
         simulated = SimulatedFleet(wanted.nodes, behaviour=Behaviour(seed=wanted.seed))
         host = AdapterHost(bus, SimulatedAdapter(wanted.backend, simulated))
         worker = Worker(bus, WORKER_NAME, follow_all=True)
         async with beside(host.run(), worker.run()):
-            yield LocalFleet(bus, host, worker, simulated, connection.shown, port)
+            yield LocalFleet(bus, host, worker, simulated, shown, port)
+
+
+class LocalLog(NamedTuple):
+    """A fleet's log; the fields are those of ``LocalFleet``."""
+
+    bus: JetStreamBus
+    shown: str
+    embedded_port: int | None
+
+
+@contextlib.asynccontextmanager
+async def local_log(target: Target, data_dir: Path | None) -> AsyncIterator[LocalLog]:
+    """Reach a fleet's log, on a server that is started for it if none is named.
+
+    Raises:
+        EverynodeError: The server could not be started or reached.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        connection, settings, port = target.connection, StreamSettings(), None
+        if not target.nats_given:
+            server = await stack.enter_async_context(EmbeddedServer(data_dir))
+            connection, port = Connection(servers=(server.url,)), server.port
+            settings = StreamSettings(log_max_bytes=LOG_BYTES_MAX)
+        bus = await stack.enter_async_context(
+            await connect(connection, target.fleet, create=settings)
+        )
+        yield LocalLog(bus, connection.shown, port)

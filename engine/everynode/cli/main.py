@@ -48,6 +48,7 @@ COMMANDS = {
     "up": Entry("up", _RUN),
     "worker": Entry("worker", _RUN),
     "adapter": Entry("adapter", _RUN),
+    "plan": Entry("plan", _SETS),
     "apply": Entry("apply", _SETS),
     "delete": Entry("delete", _SETS),
     "get": Entry("get", _SETS),

@@ -152,6 +152,19 @@ Output = Annotated[
 Namespace = Annotated[
     str, typer.Option("--namespace", "-n", metavar="NAME", help="Which namespace.")
 ]
+Manifests = Annotated[
+    list[str],
+    typer.Option(
+        "--filename",
+        "-f",
+        metavar="FILE|DIR|-",
+        help="Manifests: a file, a directory's *.yaml, *.yml and *.json, or - for stdin; may be repeated.",
+        show_default=False,
+    ),
+]
+RecursiveManifests = Annotated[
+    bool, typer.Option("--recursive", "-R", help="Read the directories in a directory too.")
+]
 
 
 class Target(NamedTuple):
@@ -197,6 +210,15 @@ def _target(  # the signature is the declaration of the options
     connection = Connection() if is_ours else Connection.from_environment(overrides)
     warn_of_open_files(connection)
     return Target(connection, fleet, bool(nats or nats_context))
+
+
+def target_of(nats: list[str] | None, fleet: str) -> Target:
+    """Say which fleet is meant by a command that starts a server of its own unless one is named.
+
+    Raises:
+        typer.BadParameter: The fleet cannot be called so.
+    """
+    return _target(True, nats=nats, fleet=fleet)
 
 
 def check_fleet_name(name: str, param_hint: str) -> None:

@@ -15,6 +15,7 @@ _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 102
 _MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"([0-9]{1,9}(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+_SPEED = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)x?")
 _QUANTITY = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
 
 
@@ -107,3 +108,17 @@ def show_bytes(size: int) -> str:
         if unit and size >= length:
             return f"{size / length:.1f}".removesuffix(".0") + f" {unit}"
     return "0 B"
+
+
+def parse_speed(text: str) -> float:
+    """Read how many times faster than then something is to happen: `10x`, or `0.5`.
+
+    Raises:
+        typer.BadParameter: It is no number above 0.
+    """
+    found = _SPEED.fullmatch(text)
+    speed = float(found[1]) if found else 0.0
+    if not speed:
+        message = f"{text!r}: give how many times faster than then, such as 10x or 0.5x"
+        raise typer.BadParameter(message, param_hint="--speed")
+    return speed

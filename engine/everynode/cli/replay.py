@@ -1,9 +1,10 @@
-"""`everynode replay`: a recorded log, decided again, or shown as it was at some point."""
+"""`everynode replay`: a recorded log, or what others recorded: decided again, or shown as it was at some point."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,36 @@ import msgspec
 import typer
 
 from everynode import wire
+from everynode.cli.decisions import DECISION_HEADER, decision_row
 from everynode.cli.exits import ExitCode
 from everynode.cli.listing import LISTINGS
-from everynode.cli.options import NoColor, Output, OutputFormat, prepare_messages
+from everynode.cli.options import (
+    Fleet,
+    NatsOfUp,
+    NoColor,
+    Output,
+    OutputFormat,
+    prepare_messages,
+    target_of,
+)
 from everynode.cli.output import print_object
-from everynode.cli.quantities import parse_moment_ms
-from everynode.cli.recordings import opened_recording
+from everynode.cli.quantities import parse_moment_ms, parse_speed
+from everynode.cli.recordings import (
+    CSV,
+    EPOCH_DEFAULT,
+    RECORDING,
+    Epoch,
+    Files,
+    From,
+    Map,
+    Sets,
+    TimeUnit,
+    TimeUnitOption,
+    opened_stream,
+    stream_source,
+)
 from everynode.cli.resources import DAEMONSETS, NODES, PODS
+from everynode.cli.running import run
 from everynode.cli.tables import NONE, Columns, Row
 from everynode.cli.terminal import error_line, note_line
 from everynode.core.commands import Decision
@@ -32,6 +56,10 @@ Examples:
 everynode replay yesterday.everynode
 everynode replay yesterday.everynode --verify
 everynode replay yesterday.everynode --at 2024-05-06T07:08:09Z
+everynode replay yesterday.everynode --what-if fluentd.yaml --svg fluentd.svg
+everynode replay yesterday.everynode --speed 60x
+everynode replay --from kubectl nodes.json daemonsets.json pods.json
+everynode replay --from csv machine_events.csv.gz --map time=0,machine=1,event=2 -f fluentd.yaml
 
 With --verify the exit code is 0 if every decision is the same to the byte, and 1 if one is not.
 """
@@ -42,10 +70,13 @@ app = typer.Typer(add_completion=False)
 @app.command("replay", epilog=EPILOG)
 def replay(
     ctx: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A recording; - is stdin.", allow_dash=True)
-    ],
+    files: Files,
     *,
+    source: From = RECORDING,
+    columns: Map = "",
+    time_unit: TimeUnitOption = TimeUnit.US,
+    epoch: Epoch = EPOCH_DEFAULT,
+    filename: Sets = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with what was decided then, to the byte.")
     ] = False,
@@ -58,6 +89,32 @@ def replay(
     until: Annotated[
         str, typer.Option("--until", metavar="TIME", help="Stop there.", show_default="the end")
     ] = "",
+    what_if: Annotated[
+        Path | None,
+        typer.Option(
+            "--what-if",
+            metavar="FILE",
+            help="Compare with how it would have been with the DaemonSets in these manifests.",
+            show_default=False,
+        ),
+    ] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(
+            "--svg", metavar="FILE", help="With --what-if: draw it, too.", show_default=False
+        ),
+    ] = None,
+    speed: Annotated[
+        str,
+        typer.Option(
+            "--speed",
+            metavar="10x",
+            help="Let it happen again, so much faster, to a fleet with simulated backends.",
+            show_default=False,
+        ),
+    ] = "",
+    nats: NatsOfUp = None,
+    fleet: Fleet = "default",
     output: Output = OutputFormat.TABLE,
     no_color: NoColor = False,
 ) -> None:
@@ -65,14 +122,60 @@ def replay(
     prepare_messages(ctx, no_color=no_color)
     now_ms = time.time_ns() // 1_000_000
     until_ms = parse_moment_ms(until or at, now_ms, "--until") if until or at else None
-    with opened_recording(file, until_ms) as stream:
-        if at:
+    read_from = stream_source(source, columns, time_unit, epoch, filename or ())
+    _check_source(source, verify=verify, has_sets=bool(filename), at=at)
+    if svg is not None and what_if is None:
+        raise typer.BadParameter("there is a picture with --what-if only", param_hint="--svg")
+    if what_if is not None:
+        _check_what_if(files, verify=verify, at=at)
+        from everynode.cli.what_if import what_if as rehearse_what_if  # noqa: PLC0415 - only this needs it
+
+        raise typer.Exit(
+            rehearse_what_if(
+                partial(opened_stream, files, read_from, until_ms), what_if, svg, output
+            )
+        )
+    if nats and not speed:
+        raise typer.BadParameter(
+            "nothing is asked of a server without --speed", param_hint="--nats"
+        )
+    if speed and (verify or at):
+        raise typer.BadParameter("leave out --verify and --at", param_hint="--speed")
+    pace = parse_speed(speed) if speed else 0.0
+    with opened_stream(files, read_from, until_ms) as stream:
+        if pace:
+            from everynode.cli.replay_onto import replay_onto  # noqa: PLC0415 - only this needs it
+
+            code = run(replay_onto(stream, target_of(nats, fleet), pace, output))
+        elif at:
             code = _show_fleet(stream, output)
         elif verify:
             code = _verify(stream, output)
-        else:
+        elif stream.is_decided:
             code = _print_decisions(stream, output)
+        else:
+            from everynode.cli.rehearsing import print_rehearsal  # noqa: PLC0415 - only these need it
+
+            code = print_rehearsal(stream, output)
     raise typer.Exit(code)
+
+
+def _check_source(source: str, *, verify: bool, has_sets: bool, at: str) -> None:
+    if verify and source != RECORDING:
+        text = f"nobody of ours decided there; --from is {source}"
+        raise typer.BadParameter(text, param_hint="--verify")
+    if source == CSV and not has_sets and not at:
+        text = "machine events have no DaemonSets: give manifests, or ask with --at for the nodes"
+        raise typer.BadParameter(text, param_hint="--filename")
+
+
+def _check_what_if(files: Sequence[Path], *, verify: bool, at: str) -> None:
+    if verify or at:
+        text = "it compares with how it would have been; leave out --verify and --at"
+        raise typer.BadParameter(text, param_hint="--what-if")
+    if any(str(path) == "-" for path in files):
+        text = "it is read twice, which stdin cannot be: name a file"
+        raise typer.BadParameter(text, param_hint="FILE")
 
 
 def _replay_of(stream: Stream) -> Replay:
@@ -93,7 +196,7 @@ def _print_decisions(stream: Stream, output: OutputFormat) -> ExitCode:
     for decided in rows:
         row = _row(decided)
         if columns is None:
-            columns = Columns(_HEADER, [row])
+            columns = Columns(DECISION_HEADER, [row])
             columns.print()
         else:
             columns.print_row(row)
@@ -101,9 +204,6 @@ def _print_decisions(stream: Stream, output: OutputFormat) -> ExitCode:
         f"{stream.name}: {replaying.counts.messages} messages, {replaying.counts.again} decisions"
     )
     return ExitCode.DONE
-
-
-_HEADER = ("SEQUENCE", "TIME", "DAEMONSET", "CREATES", "DELETES", "OTHERS", "WORKER", "REASONS")
 
 
 def _made(decided: Decided) -> Decision | None:
@@ -115,13 +215,11 @@ def _made(decided: Decided) -> Decision | None:
 def _row(decided: Decided) -> Row:
     decision = _made(decided)
     was = decided.decision
-    head = [str(decided.received.sequence), timestamp(decided.received.time_ms), str(was.set_key)]
+    sequence, time_ms, _, _ = decided.received
     if decision is None:
+        head = [str(sequence), timestamp(time_ms), str(was.set_key)]
         return [*head, "0", "0", "0", was.worker, "nothing is decided now"]
-    counts = decision.counts
-    reasons = ", ".join(f"{each.reason} {each.count}" for each in decision.reasons)
-    others = str(counts.adopts + counts.releases)
-    return [*head, str(counts.creates), str(counts.deletes), others, was.worker, reasons or NONE]
+    return decision_row(sequence, time_ms, decision)
 
 
 def _document(decided: Decided) -> dict[str, Any]:

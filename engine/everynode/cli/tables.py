@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from everynode.cli.terminal import stdout_is_terminal
+from everynode.cli.terminal import harmless, stdout_is_terminal
 
 GAP = "   "
 UNKNOWN = "<unknown>"
@@ -40,7 +40,8 @@ Row = Sequence[str | Cell]
 
 
 def _cell(value: str | Cell) -> Cell:
-    return value if isinstance(value, Cell) else Cell(value)
+    cell = value if isinstance(value, Cell) else Cell(value)
+    return cell._replace(text=harmless(cell.text))
 
 
 class Columns:

@@ -30,6 +30,15 @@ def stderr_is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def harmless(text: str) -> str:
+    """Write what somebody else wrote so that it is one line and cannot steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def discard_stdout() -> None:
     """Write results nowhere from now on, so that Python's own flush at the end has nothing to complain about."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,13 +13,12 @@ import typer
 from rich.console import Console
 
 from everynode.cli.charts import (
-    ASCII,
-    BLOCKS,
     PIPE_WIDTH,
     ChartLine,
     Span,
     chart,
     legend,
+    levels,
     mark_rows,
 )
 from everynode.cli.exits import ExitCode
@@ -41,7 +38,7 @@ from everynode.replay.history import read_history
 from everynode.replay.recording import Entry
 from everynode.replay.streams import record_of
 from everynode.replay.timeline import MarkKind, Timeline, looked_at, subjects_of
-from everynode.runtime.clock import timestamp
+from everynode.runtime.clock import moment, timestamp
 from everynode.runtime.jetstream import connect
 from everynode.wire import Subjects
 
@@ -135,7 +132,9 @@ async def timeline(
         until_ms=parse_moment_ms(until, now_ms, "--until") if until else None,
     )
     if (wish.since_ms or 0) >= (now_ms if wish.until_ms is None else wish.until_ms):
-        raise typer.BadParameter("--since must be before --until, and both in the past")
+        raise typer.BadParameter("--since must be before --until, and in the past")
+    if str(svg_file) == "-":
+        raise typer.BadParameter("stdout has the chart already: name a file", param_hint="--svg")
     if recording is not None:
         found = await _in_recording(recording, wish)
     else:
@@ -168,7 +167,7 @@ async def _in_fleet(target: Target, wish: _Wish, now_ms: int) -> _Found:
         found = Timeline(wish.key, max(begins_ms, wish.since_ms or 0))
         for entry in entries:
             _take_in(found, bus.subjects, entry)
-        found.finish(now_ms if wish.until_ms is None else wish.until_ms)
+        found.finish(now_ms if wish.until_ms is None else min(now_ms, wish.until_ms))
         sets: list[SetKey] = []
         if not found.is_known:
             sets = sorted((await read_fleet(bus, ("daemonset",))).daemonsets)
@@ -178,8 +177,9 @@ async def _in_fleet(target: Target, wish: _Wish, now_ms: int) -> _Found:
 async def _in_recording(path: Path, wish: _Wish) -> _Found:
     """Read the set's past from a recording; what can be read of it, if it is damaged."""
     sets: dict[str, SetKey] = {}
-    ends_ms, damage = 0, ""
+    damage = ""
     with opened_recording(path) as stream:
+        ends_ms = stream.from_ms
         subjects = stream.subjects
         found = Timeline(wish.key, max(stream.from_ms, wish.since_ms or 0))
         is_looked_at, all_sets = looked_at(subjects, wish.key), f"{subjects.prefix}.daemonset."
@@ -228,10 +228,13 @@ def _set_on(subjects: Subjects, entry: Entry) -> dict[str, SetKey]:
 
 def _check(source: str, wish: _Wish, begins_ms: int, ends_ms: int) -> None:
     """Refuse a time from which there is nothing."""
-    if (wish.since_ms or begins_ms) > ends_ms or (wish.until_ms or ends_ms) < begins_ms:
+    if wish.until_ms is not None and wish.until_ms < begins_ms:
         raise RefusedError(
-            f"{source}: it goes from {timestamp(begins_ms)} to {timestamp(ends_ms)}, and --since and --until ask for "
-            "another time"
+            f"{source}: it begins at {timestamp(begins_ms)}; --until {timestamp(wish.until_ms)} is before that"
+        )
+    if wish.since_ms is not None and wish.since_ms > ends_ms:
+        raise RefusedError(
+            f"{source}: it ends at {timestamp(ends_ms)}; --since {timestamp(wish.since_ms)} is after that"
         )
 
 
@@ -269,7 +272,7 @@ def _print(line: Timeline) -> None:
         for name, style in CHARTED.items()
     ]
     width = shutil.get_terminal_size().columns if is_terminal else PIPE_WIDTH
-    for text in chart(drawn, line.marks, span, width, _levels()):
+    for text in chart(drawn, line.marks, span, width, levels()):
         if is_terminal:
             console.print(text, soft_wrap=True)
         else:
@@ -277,15 +280,6 @@ def _print(line: Timeline) -> None:
     if line.marks:
         print("", *legend(line.marks, width), "", sep="\n")
         Columns(["TIME", "WHAT"], mark_rows(line.marks, span, MARK_STEPS)).print()
-
-
-def _levels() -> str:
-    """Return the characters of bars: ASCII where nothing else can be written."""
-    try:
-        BLOCKS.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return ASCII
-    return BLOCKS
 
 
 def _sum(line: Timeline) -> str:
@@ -321,8 +315,8 @@ def _document(line: Timeline) -> dict[str, Any]:
     return {
         "namespace": line.key.namespace,
         "name": line.key.name,
-        "begins": _moment(line.begins_ms),
-        "ends": _moment(line.ends_ms),
+        "begins": moment(line.begins_ms),
+        "ends": moment(line.ends_ms),
         "unavailableNodeMilliseconds": line.curves["unavailable"].area_ms(line.ends_ms),
         "curves": {
             name: {
@@ -330,7 +324,7 @@ def _document(line: Timeline) -> dict[str, Any]:
                 "max": curve.high,
                 "last": curve.last,
                 "points": [
-                    {"time": _moment(point.time_ms), "value": point.value} for point in curve.points
+                    {"time": moment(point.time_ms), "value": point.value} for point in curve.points
                 ],
             }
             for name, curve in line.curves.items()
@@ -343,8 +337,8 @@ def _mark_documents(line: Timeline) -> Iterator[dict[str, Any]]:
     for mark in line.marks:
         document: dict[str, Any] = {
             "kind": mark.kind.value,
-            "begins": _moment(mark.from_ms),
-            "ends": _moment(mark.to_ms),
+            "begins": moment(mark.from_ms),
+            "ends": moment(mark.to_ms),
             "count": mark.count,
             "text": mark.text,
         }
@@ -362,9 +356,3 @@ def _mark_documents(line: Timeline) -> Iterator[dict[str, Any]]:
             case _:
                 pass
         yield document
-
-
-def _moment(time_ms: int) -> str:
-    """Write a point in time as RFC 3339 in UTC, to the millisecond."""
-    moment = datetime.fromtimestamp(time_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03}Z"

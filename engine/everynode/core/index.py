@@ -21,6 +21,10 @@ EMPTY = BitMap()
 """No nodes. Never change it in place."""
 
 
+NO_LABELS: frozenset[str] = frozenset()
+NO_TAINTS: frozenset[Taint] = frozenset()
+
+
 class NodeChange(NamedTuple):
     """What an update of the index did to one node's bits.
 
@@ -34,8 +38,8 @@ class NodeChange(NamedTuple):
 
     id: int
     identity_changed: bool
-    labels: frozenset[str] = frozenset()
-    taints: frozenset[Taint] = frozenset()
+    labels: frozenset[str] = NO_LABELS
+    taints: frozenset[Taint] = NO_TAINTS
     readiness_changed: bool = False
 
     @property
@@ -119,11 +123,24 @@ class NodeIndex:
 
     def put(self, node: Node) -> NodeChange:
         """Take in a node as it is now; only the bits that differ are touched."""
-        node_id = self.ids.get(node.key)
+        key = node.key
+        node_id = self.ids.get(key)
         if node_id is None:
-            self.departed.pop(node.key, None)
+            self.departed.pop(key, None)
             return self._add(node)
         old = self.node(node_id)
+        labels = self._relabel(node_id, old, node) if old.labels != node.labels else NO_LABELS
+        taints = self._retaint(node_id, old, node) if old.taints != node.taints else NO_TAINTS
+        self._nodes[node_id] = node
+        readiness_changed = (
+            old.ready is not node.ready or old.unready_since_ms != node.unready_since_ms
+        )
+        if readiness_changed:
+            self._put_readiness(node_id, node)
+        return NodeChange(node_id, old.uid != node.uid, labels, taints, readiness_changed)
+
+    def _relabel(self, node_id: int, old: Node, node: Node) -> frozenset[str]:
+        """Take over a node's labels; returns the keys of those that came, went or changed."""
         changed = {key for key, value in old.labels.items() if node.labels.get(key) != value}
         for key in changed:
             self._drop_label(key, old.labels[key], node_id)
@@ -131,17 +148,16 @@ class NodeIndex:
             if old.labels.get(key) != value:
                 changed.add(key)
                 self._add_label(key, value, node_id)
+        return frozenset(changed)
+
+    def _retaint(self, node_id: int, old: Node, node: Node) -> frozenset[Taint]:
+        """Take over a node's taints; returns those that came or went, of those that decide placement."""
         before, after = deciding_taints(old), deciding_taints(node)
         for taint in before - after:
             self._drop_taint(taint, node_id)
         for taint in after - before:
             self.by_taint.setdefault(taint, BitMap()).add(node_id)
-        self._nodes[node_id] = node
-        self._put_readiness(node_id, node)
-        readiness_changed = (old.ready, old.unready_since_ms) != (node.ready, node.unready_since_ms)
-        return NodeChange(
-            node_id, old.uid != node.uid, frozenset(changed), before ^ after, readiness_changed
-        )
+        return before ^ after
 
     def remove(self, key: NodeKey) -> NodeChange | None:
         """Forget a node that is gone; returns ``None`` if it was not there."""

@@ -240,7 +240,9 @@ class SetState:
         if gone is not None and gone.sequence >= sequence:
             return
         node = pod.node_key
-        if known is not None and known.pod.node != pod.node:  # the backend is the same: it is part of the key
+        if (
+            known is not None and known.pod.node != pod.node
+        ):  # the backend is the same: it is part of the key
             self._forget_place(known.pod.node_key, key)
         if known is None or known.pod.node != pod.node:
             self.pods_on[node] = (*self.pods_on.get(node, ()), key)
@@ -250,7 +252,8 @@ class SetState:
                 self._count_revision(known.pod, -1)
         self.pods[key] = KnownPod(pod, sequence)
         self.touched.add(node)
-        self._settle_on(node)
+        if self.pending or self.failures:
+            self._settle_on(node)
 
     def drop_pod(self, gone: PodGone, sequence: int, time_ms: int) -> None:
         """Take in that a pod is gone, unless it was observed later."""

@@ -41,14 +41,12 @@ from everynode.core.events import (
 )
 from everynode.core.identity import RevisionOf, revision_of
 from everynode.core.index import NodeChange, NodeIndex
+from everynode.core.nodes import KnownNodes
 from everynode.core.orphans import Orphans
 from everynode.core.pacing import NEVER_MS, Limits
 from everynode.core.selectors import check_selector, selects
 from everynode.core.setstate import SetState
 from everynode.core.values import Message, NodeKey, Pod, PodKey, SetKey
-
-JOURNAL_ENTRIES_MAX = 65_536
-"""Changed nodes that are remembered one by one; a set that is further behind looks at all nodes."""
 
 DELETED_SETS_MAX = 2_000
 """Sets that are known to be deleted; STATE keeps their tombstones for as long as LOG keeps messages."""
@@ -107,6 +105,7 @@ class FleetState:
         sequence: The last message that was folded.
         now_ms: The core's clock: the time of the latest message.
         dirty: Sets to look at: something has happened that may ask for a decision or change their status.
+        nodes: The nodes; other states may share them.
     """
 
     def __init__(self, limits: Limits, naming: RevisionOf | None = None) -> None:
@@ -122,20 +121,22 @@ class FleetState:
         limits.check()
         self.limits = limits
         self._revision_of = naming or revision_of
-        self.index = NodeIndex()
+        self.nodes = KnownNodes()
         self.sets: dict[SetKey, SetState] = {}
         self.sequence = 0
         self.now_ms = 0
         self.dirty: set[SetKey] = set()
-        self._node_sequences: dict[NodeKey, int] = {}
         self._mentions: dict[str, set[SetKey]] = {}
         self._deleted: dict[SetKey, None] = {}
         self._orphans = Orphans()
-        self._journal: list[tuple[NodeKey, int]] = []
-        self._journal_start = 0
         self._due: list[Due] = []
         self._due_max = DUE_ENTRIES_MIN
         self._remembered: list[_Remembered] = []
+
+    @property
+    def index(self) -> NodeIndex:
+        """The nodes, and who has what."""
+        return self.nodes.index
 
     def fold(self, record: Record) -> None:
         """Take in the next message of the log.
@@ -144,12 +145,16 @@ class FleetState:
             InvalidObjectError: A set's template cannot be read; nothing has changed but the clock.
         """
         self.sequence = max(self.sequence, record.sequence)
-        if record.time_ms > self.now_ms:
-            self.now_ms = record.time_ms
-            self._come_due()
+        self.pass_time(record.time_ms)
         self._take_in(record)
         if self._due and self._due[0].time_ms <= self.now_ms:
             self._come_due()  # what was due before it was heard of
+
+    def pass_time(self, now_ms: int) -> None:
+        """Move the clock; it never goes back."""
+        if now_ms > self.now_ms:
+            self.now_ms = now_ms
+            self._come_due()
 
     def load(self, record: Record) -> None:
         """Take in a message that STATE kept: as ``fold``, but it says nothing about the time it is now."""
@@ -158,11 +163,9 @@ class FleetState:
     def refreshed(self, key: SetKey) -> SetState:
         """Return a set with its bitmaps up to date."""
         state = self.sets[key]
-        end = self._journal_start + len(self._journal)
-        behind = state.journal_position < self._journal_start
-        changes = None if behind else self._journal[state.journal_position - self._journal_start :]
+        changes, position = self.nodes.changes_since(state.journal_position)
         state.coverage.refresh(state, self.index, changes, self.now_ms)
-        state.journal_position = end
+        state.journal_position = position
         return state
 
     def orphan(self, key: PodKey) -> Pod | None:
@@ -220,37 +223,29 @@ class FleetState:
         return state
 
     def _node_observed(self, message: NodeObserved, sequence: int) -> None:
-        key = message.node.key
-        if self._node_sequences.get(key, 0) >= sequence:
-            return
-        self._node_sequences[key] = sequence
-        self._node_changed(key, self.index.put(message.node))
+        change = self.nodes.put(message.node, sequence)
+        if change is not None:
+            self._node_changed(change)
 
     def _node_gone(self, message: NodeGone, sequence: int, time_ms: int) -> None:
         key = message.key
-        if self._node_sequences.get(key, 0) >= sequence:
+        if not self.nodes.is_news(key, sequence):
             return
-        self._node_sequences[key] = sequence
         self._remember(time_ms, sequence, None, key)
-        change = self.index.remove(key)
-        if change is not None:
-            self._node_changed(key, change)
-            return
-        for (
-            set_key,
-            state,
-        ) in self.sets.items():  # it was never heard of, but pods on it may have been
-            if key in state.pods_on:
-                state.touched.add(key)
-                self.dirty.add(set_key)
+        change = self.nodes.remove(key)
+        if change is None:
+            self.look_at(key)  # it was never heard of, but pods on it may have been
+        else:
+            self._node_changed(change)
 
-    def _node_changed(self, key: NodeKey, change: NodeChange) -> None:
-        if change.empty:
-            return
-        if len(self._journal) >= JOURNAL_ENTRIES_MAX:
-            self._journal_start += len(self._journal)
-            self._journal = []
-        self._journal.append((key, change.id))
+    def look_at(self, node: NodeKey) -> None:
+        """Look again at the pods on a node."""
+        for key, state in self.sets.items():
+            if node in state.pods_on:
+                state.touched.add(node)
+                self.dirty.add(key)
+
+    def _node_changed(self, change: NodeChange) -> None:
         if change.identity_changed:
             self.dirty.update(self.sets)
             return
@@ -462,8 +457,8 @@ class FleetState:
     def _forget(self, old: _Remembered) -> None:
         """Forget something that went long ago, unless it has come back since."""
         if old.set_key is None:
-            if isinstance(old.what, NodeKey) and self._node_sequences.get(old.what) == old.sequence:
-                del self._node_sequences[old.what]
+            if isinstance(old.what, NodeKey):
+                self.nodes.forget(old.what, old.sequence)
             if isinstance(old.what, PodKey):
                 self._orphans.forget(old.what, old.sequence)
             return

@@ -1,23 +1,31 @@
-"""How long pods take: as a stream says of those that it has, else like their like.
+"""How long things take: as a stream says of those that it has, else like their like.
 
-Used by ``pods``. Names are made from what a pod is for, so a pod of the same name is the same pod in the same
-circumstances: it starts here in the time that it took there, and ends after the time that it lasted there.
+Used by ``pods`` and ``rehearsal``. Names are made from what a pod is for, so a pod of the same name is the same pod in
+the same circumstances: it is made here as fast as it was there, starts in the same time, and ends after the time that
+it lasted. All times are those of the log: what counts is when a worker could hear of it.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections import deque
+from bisect import insort
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from everynode.core.commands import Command, CreatePod, Decision, DeletePod
 from everynode.core.events import PodGone, PodObserved
 from everynode.core.values import NodeKey, Phase, Pod, PodKey, SetKey
 
+APPLY_MS = 10
+"""From a command until its effect is heard of, if nothing is known: what was measured is 6 to 13 ms."""
+DECIDE_MS = 10
+"""From what a decision rests on until it stands on the log, likewise."""
+DECIDE_MS_MAX = 1_000
+"""What took longer waited for something else than deciding takes."""
 START_MS = 50
-"""From a pod's creation until it is ready, if nothing is known: what the simulated backend takes at most."""
+"""From when a pod is heard of until it is ready, likewise: what the simulated backend takes at most."""
 STOP_MS = 0
-"""From the wish to delete a pod until it is gone, likewise."""
-PODS_MAX = 1_000_000
+"""From when a pod is on its way out until it is gone, likewise."""
+PODS_MAX = 200_000
 """Pods of which is remembered what became of them; of more, the oldest are taken like their like."""
 SAMPLES_MAX = 1_001
 NEVER_READY_MS = 60_000
@@ -25,7 +33,7 @@ NEVER_READY_MS = 60_000
 
 
 class Fate(NamedTuple):
-    """What becomes of a pod; times in ms from its creation.
+    """What becomes of a pod; times in ms from when it is first heard of.
 
     Attributes:
         ready_ms: When it is ready; ``None``: never.
@@ -40,13 +48,68 @@ class Fate(NamedTuple):
     uid: str = ""
 
 
-class _Begun(NamedTuple):
-    uid: str
-    created_ms: int
+@dataclass(slots=True)
+class _Life:
+    """What is known of one pod; ``None``: nothing.
+
+    Attributes:
+        uid: Its identity; empty before it was heard of.
+        asked_ms: Log time of the command that is to make or remove it.
+        heard_ms: Log time at which it was first heard of.
+        leaving_ms: Log time since which it is on its way out.
+        seen_ms: Log time at which it was last heard of, if it is gone.
+        made_ms, removed_ms: From the command to its effect.
+        ready_ms, end_ms: See ``Fate``.
+        stop_ms: From being on its way out to being gone.
+    """
+
+    uid: str = ""
+    asked_ms: int | None = None
+    heard_ms: int = 0
+    leaving_ms: int | None = None
+    seen_ms: int | None = None
+    made_ms: int | None = None
+    removed_ms: int | None = None
+    ready_ms: int | None = None
+    end_ms: int | None = None
+    end: Phase = "Failed"
+    stop_ms: int | None = None
+
+
+class _Typical:
+    """The middle one of the first samples of something."""
+
+    def __init__(self, default: int) -> None:
+        """There is none yet."""
+        self._sorted = [default]
+        self._is_known = False
+
+    def add(self, value: int) -> None:
+        """Take in another one."""
+        if not self._is_known:
+            self._sorted, self._is_known = [], True
+        if len(self._sorted) < SAMPLES_MAX:
+            insort(self._sorted, value)
+
+    @property
+    def value(self) -> int:
+        """What to expect of the next."""
+        return self._sorted[len(self._sorted) // 2]
+
+
+class _OfSet:
+    """What pods of one set take."""
+
+    def __init__(self, start_ms: int, stop_ms: int) -> None:
+        """Know nothing yet."""
+        self.made = _Typical(APPLY_MS)
+        self.removed = _Typical(APPLY_MS)
+        self.ready = _Typical(start_ms)
+        self.stop = _Typical(stop_ms)
 
 
 class Durations:
-    """What has been learned of pods.
+    """What has been learned of pods, and of those who decide about them.
 
     Args:
         start_ms: What a pod takes to start that nothing is known of; in ms.
@@ -55,75 +118,137 @@ class Durations:
 
     def __init__(self, start_ms: int = START_MS, stop_ms: int = STOP_MS) -> None:
         """Know nothing yet."""
-        self.stop_ms = stop_ms
-        self._start_ms = start_ms
+        self._defaults = (start_ms, stop_ms)
         self._last_ms = 0
-        self._fates: dict[PodKey, Fate] = {}
-        self._begun: dict[PodKey, _Begun] = {}
-        self._places: dict[tuple[SetKey, NodeKey], int] = {}
-        self._samples: dict[SetKey, deque[int]] = {}
-        self._medians: dict[SetKey, int] = {}
+        self._lives: dict[PodKey, _Life] = {}
+        self._places: dict[tuple[SetKey, NodeKey], _Life] = {}
+        self._sets: dict[SetKey | None, _OfSet] = {}
+        self._decisions = 0
+        self._deciding_ms = 0
+
+    # --- learning -----------------------------------------------------------------------------------------------------
 
     def learn(self, time_ms: int, message: object) -> None:
-        """Take in the next message of a stream; only those about pods matter."""
+        """Take in the next message of a stream; only those about pods and decisions matter."""
         match message:
             case PodObserved(pod=pod):
-                self._last_ms = time_ms
-                self._learn(pod, time_ms)
+                self._observed(pod, time_ms)
             case PodGone():
-                self._begun.pop(message.key, None)
+                self._gone(message, time_ms)
+            case CreatePod():
+                life = self._lives.get(message.pod_key)
+                if life is None:
+                    life = self._remember(message.pod_key, _Life())
+                life.asked_ms = time_ms
+            case DeletePod():
+                life = self._lives.get(message.pod_key)
+                if life is not None and life.uid == message.pod_uid:
+                    life.asked_ms = time_ms
+            case Decision():
+                self._decisions += 1
+                self._deciding_ms += min(max(time_ms - message.at_ms, 0), DECIDE_MS_MAX)
             case _:
                 pass
 
-    def _learn(self, pod: Pod, time_ms: int) -> None:
-        begun, fate = self._begun.get(pod.key), self._fates.get(pod.key)
-        if fate is not None and fate.uid != pod.uid:
-            fate = None
-        if begun is None or begun.uid != pod.uid:
-            if fate is not None or pod.deleting:
+    def _observed(self, pod: Pod, time_ms: int) -> None:
+        self._last_ms = time_ms
+        life = self._lives.get(pod.key)
+        if life is None or life.uid not in {"", pod.uid}:
+            if pod.deleting:
                 return
-            begun = self._begun[pod.key] = _Begun(pod.uid, pod.created_ms or time_ms)
-        if pod.ready and fate is None:
-            ready_ms = max((pod.ready_since_ms or time_ms) - begun.created_ms, 0)
-            self._remember(pod.key, Fate(ready_ms, uid=pod.uid))
-            self._sample(pod, ready_ms)
-        elif pod.finished and (fate is None or fate.end_ms is None):
-            end_ms = max(time_ms - begun.created_ms, 0)
-            before = Fate(None, uid=pod.uid) if fate is None else fate
-            self._remember(pod.key, before._replace(end_ms=end_ms, end=pod.phase))
+            life = self._remember(pod.key, _Life())
+        typical = self._of_set(pod.set_key)
+        if not life.uid:
+            life.uid, life.heard_ms = pod.uid, time_ms
+            if life.asked_ms is not None:
+                life.made_ms, life.asked_ms = time_ms - life.asked_ms, None
+                typical.made.add(life.made_ms)
+        if pod.ready and life.ready_ms is None:
+            life.ready_ms = time_ms - life.heard_ms
+            typical.ready.add(life.ready_ms)
+            if pod.set_key is not None:
+                self._places[pod.set_key, pod.node_key] = life
+        elif pod.finished and life.end_ms is None:
+            life.end_ms, life.end = time_ms - life.heard_ms, pod.phase
+        if pod.deleting and life.leaving_ms is None:
+            life.leaving_ms = time_ms
+            self._removed(life, typical, time_ms)
 
-    def _sample(self, pod: Pod, ready_ms: int) -> None:
-        if pod.set_key is None:
+    def _gone(self, gone: PodGone, time_ms: int) -> None:
+        life = self._lives.get(gone.key)
+        if life is None or life.uid != gone.uid:
             return
-        self._places[pod.set_key, pod.node_key] = ready_ms
-        self._samples.setdefault(pod.set_key, deque(maxlen=SAMPLES_MAX)).append(ready_ms)
-        self._medians.pop(pod.set_key, None)
+        typical = self._of_set(gone.set_key)
+        life.seen_ms = time_ms
+        if life.leaving_ms is None:
+            life.leaving_ms = time_ms
+            self._removed(life, typical, time_ms)
+        life.stop_ms = time_ms - life.leaving_ms
+        typical.stop.add(life.stop_ms)
 
-    def _remember(self, key: PodKey, fate: Fate) -> None:
-        self._fates.pop(key, None)
-        self._fates[key] = fate
-        if len(self._fates) > PODS_MAX:
-            del self._fates[next(iter(self._fates))]
+    def _removed(self, life: _Life, typical: _OfSet, time_ms: int) -> None:
+        if life.asked_ms is not None:
+            life.removed_ms, life.asked_ms = time_ms - life.asked_ms, None
+            typical.removed.add(life.removed_ms)
+
+    def _remember(self, key: PodKey, life: _Life) -> _Life:
+        self._lives.pop(key, None)
+        self._lives[key] = life
+        if len(self._lives) > PODS_MAX:
+            del self._lives[next(iter(self._lives))]
+        return life
+
+    def _of_set(self, key: SetKey | None) -> _OfSet:
+        if key not in self._sets:
+            self._sets[key] = _OfSet(*self._defaults)
+        return self._sets[key]
+
+    # --- what to expect -----------------------------------------------------------------------------------------------
+
+    @property
+    def decide_ms(self) -> int:
+        """How long after what it rests on a decision stands on the log; the mean, since one waits for the other."""
+        return round(self._deciding_ms / self._decisions) if self._decisions else DECIDE_MS
 
     def of(self, pod: Pod) -> Fate:
         """Say what becomes of a pod.
 
         What became of it; else what the last one of its set on its node did; else what most of its set do.
         """
-        fate = self._fates.get(pod.key)
-        if fate is not None:
-            return fate
-        begun = self._begun.get(pod.key)
-        if begun is not None and self._last_ms - begun.created_ms > NEVER_READY_MS:
-            return Fate(None, uid=begun.uid)
+        life = self._lives.get(pod.key)
+        uid = ""
+        if life is not None and life.uid:
+            if life.ready_ms is not None or life.end_ms is not None:
+                return Fate(life.ready_ms, life.end_ms, life.end, life.uid)
+            until_ms = self._last_ms if life.seen_ms is None else life.seen_ms
+            if until_ms - life.heard_ms > NEVER_READY_MS:
+                return Fate(None, uid=life.uid)
+            uid = life.uid
         key = pod.set_key
-        if key is None:
-            return Fate(self._start_ms)
-        ready_ms = self._places.get((key, pod.node_key))
-        return Fate(self._median(key) if ready_ms is None else ready_ms)
+        before = None if key is None else self._places.get((key, pod.node_key))
+        if before is not None:
+            return Fate(before.ready_ms, uid=uid)
+        return Fate(self._of_set(key).ready.value, uid=uid)
 
-    def _median(self, key: SetKey) -> int:
-        if key not in self._medians:
-            samples = self._samples.get(key)
-            self._medians[key] = int(statistics.median(samples)) if samples else self._start_ms
-        return self._medians[key]
+    def apply_ms(self, command: Command) -> int:
+        """Say how long a command takes to have an effect that is heard of."""
+        life = self._lives.get(command.pod_key)
+        typical = self._of_set(command.set_key)
+        if isinstance(command, CreatePod):
+            before = self._places.get((command.set_key, command.node_key))
+            for known in (life, before):
+                if known is not None and known.made_ms is not None:
+                    return known.made_ms
+            return typical.made.value
+        if not isinstance(command, DeletePod):
+            return APPLY_MS
+        if life is not None and life.uid == command.pod_uid and life.removed_ms is not None:
+            return life.removed_ms
+        return typical.removed.value
+
+    def stop_ms(self, pod: Pod) -> int:
+        """Say how long after it began to leave a pod is gone."""
+        life = self._lives.get(pod.key)
+        if life is not None and life.uid == pod.uid and life.stop_ms is not None:
+            return life.stop_ms
+        return self._of_set(pod.set_key).stop.value

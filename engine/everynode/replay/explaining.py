@@ -350,7 +350,8 @@ def _notes(situation: Situation, command: Command, decision: Decision | None) ->
     elif isinstance(command, CreatePod):
         window = decision.windows.get(command.backend)
         if window is not None:
-            yield f"slow start: at most {window} pods could be on their way on backend {command.backend}"
+            pods = "1 pod" if window == 1 else f"{window} pods"
+            yield f"slow start: at most {pods} could be on their way on backend {command.backend}"
     if command.reason in {POD_FAILED, POD_SUCCEEDED} and state is not None:
         yield from _rest_notes(state, command)
 
@@ -359,11 +360,12 @@ def _budget_notes(state: SetState, command: Command, decision: Decision) -> Iter
     counts, strategy = decision.counts, state.strategy
     budget = budget_of(strategy, counts.eligible)
     if budget.max_surge:
-        yield f"budget: maxSurge {strategy.max_surge} lets {budget.max_surge} nodes have an old and a new pod at a time"
+        nodes = "1 node" if budget.max_surge == 1 else f"{budget.max_surge} nodes"
+        yield f"budget: maxSurge {strategy.max_surge} lets {nodes} have an old and a new pod at a time"
     else:
         yield (
             f"budget: maxUnavailable {strategy.max_unavailable} allows {budget.max_unavailable} of "
-            f"{counts.eligible} nodes; {counts.unavailable} had no available pod"
+            f"{counts.eligible} nodes; {counts.unavailable} had no available pod, or were about to have none"
         )
     if isinstance(command, DeletePod):
         pod = next(
@@ -371,7 +373,7 @@ def _budget_notes(state: SetState, command: Command, decision: Decision) -> Iter
         )
         if pod is not None:
             yield f"the pod was of revision {pod.revision or 'unknown'}; the set's was {decision.revision}"
-            if not pod.ready:
+            if not pod.ready and not budget.max_surge:
                 yield "the pod was not ready: to replace it took nothing from the budget"
 
 

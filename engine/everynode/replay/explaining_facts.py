@@ -246,7 +246,12 @@ def _pod_sentence(pod: Pod, before: Message | None) -> str:
 def _pod_changes(was: Pod, now: Pod) -> Iterator[str]:
     if was.owner != now.owner:
         yield "nobody's now" if now.owner is None else f"controlled by {now.owner.name}"
-    if was.labels != now.labels:
-        yield from _label_changes(was.labels or {}, now.labels or {})
+    if was.labels is not None and now.labels is not None:
+        yield from _label_changes(was.labels, now.labels)
+    elif now.labels is not None:
+        labels = ", ".join(f"{key}={value}" for key, value in sorted(now.labels.items()))
+        yield f"labels other than its template's: {labels or 'none'}"
+    elif was.labels is not None:
+        yield "labels as its template has them, or not told any more"
     if (was.phase, was.ready, was.deleting) != (now.phase, now.ready, now.deleting):
         yield state_of(now)

@@ -240,12 +240,12 @@ class History:
         if record is not None:
             self._enter(Told(record, entry.is_kept))
 
-    def outcome_subjects(self, count_max: int) -> list[str]:
-        """Name the subjects of the outcomes of the last commands, at most so many."""
+    def outcome_subjects(self) -> list[str]:
+        """Name the subjects of the outcomes of the commands."""
         return [
             f"{self._subjects.prefix}.outcome."
             f"{shard_of(each.command.set_key, self._subjects.shards)}.{wire.token(each.command.id)}"
-            for each in self.issued[-count_max:]
+            for each in self.issued
         ]
 
     def _is_ours(self, subject: str) -> bool:

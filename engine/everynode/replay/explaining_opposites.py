@@ -6,8 +6,11 @@ and gets short sentences that are true of this very node, pod and set.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from msgspec import structs
 
 from everynode.core.budget import allows_surge
 from everynode.core.claims import (
@@ -21,9 +24,10 @@ from everynode.core.claims import (
     SELECTOR_MISMATCH,
     SET_DELETED,
     SET_ORPHANED,
+    claim,
     seniority,
 )
-from everynode.core.commands import Command, CreatePod, DeletePod
+from everynode.core.commands import Command, CreatePod
 from everynode.core.eligibility import (
     AUTOMATIC_TOLERATIONS,
     HOST_NETWORK_TOLERATION,
@@ -84,10 +88,14 @@ def opposite_of(fleet: FleetState, command: Command) -> Opposite:
         "adopt": "the pod would not have been adopted if",
         "release": "the set would have kept the pod if",
     }[command.verb]
-    if command.reason in NO_LONGER_FOR_THE_NODE and state is not None and node is not None:
-        conditions = tuple(_staying(state, node)) if state.constraints is not None else ()
-        return Opposite(lead, together=True, conditions=conditions)
     pod = None if state is None else _pod(state, command.pod_uid)
+    if command.reason in NO_LONGER_FOR_THE_NODE and state is not None and node is not None:
+        conditions = list(_staying(state, node))
+        for item in claim(state, node.key, node, fleet.now_ms).unwanted:
+            if item.pod is pod:  # on a node that it may stay on, it would go for this
+                also = structs.replace(command, reason=item.reason)
+                conditions += itertools.islice(_keeping(state, also, pod), 1)
+        return Opposite(lead, together=True, conditions=tuple(conditions))
     return Opposite(lead, together=False, conditions=tuple(_keeping(state, command, pod)))
 
 
@@ -120,12 +128,14 @@ def _against(state: SetState | None, node: Node | None, command: CreatePod) -> I
 
 def _affinity_against(constraints: Constraints, node: Node) -> Iterator[str]:
     fields = {NODE_NAME_FIELD: node.name}
-    met = [term for term in constraints.terms or () if _meets(term, node, fields)]
+    usable = [term for term in constraints.terms or () if term.usable]
+    met = [term for term in usable if _meets(term, node, fields)]
     if len(met) == 1:
+        besides = ", and met no other term of the node affinity" if len(usable) > 1 else ""
         for requirement in (*met[0].labels, *met[0].fields):
-            yield _unmet(requirement, node)
+            yield _unmet(requirement, node) + besides
     elif met:
-        terms = ", nor ".join(_describe_term(term) for term in met)
+        terms = ", nor ".join(_describe_term(term) for term in usable)
         yield f"node {node.name} met neither {terms}"
 
 
@@ -148,7 +158,9 @@ def _taint_against(constraints: Constraints, node: Node) -> str:
         if not constraints.tolerates(Taint(key=_ANY_TAINT, effect=effect))
     ]
     if not kept_out:
-        return "the set did not tolerate every taint, and the node had one"
+        return (
+            "the set did not tolerate every taint, and the node had one that it does not tolerate"
+        )
     own = [
         _describe_toleration(item)
         for item in constraints.tolerations
@@ -275,7 +287,7 @@ def _keeping(state: SetState | None, command: Command, pod: Pod | None) -> Itera
         case code if code == SET_ORPHANED:
             yield f"set {command.set_key} had not been deleted"
         case code if code == PREDECESSOR_ORPHANED:
-            yield "the earlier set of this name had not been deleted with --cascade orphan"
+            yield "the earlier set of this name had not been deleted"
         case code if code == OWNER_REPLACED:
             yield f"set {command.set_key} had not been deleted and made anew"
             yield "the earlier one had been deleted with --cascade orphan, and had let go of the pod"
@@ -284,7 +296,7 @@ def _keeping(state: SetState | None, command: Command, pod: Pod | None) -> Itera
         case code if code == SELECTOR_MISMATCH and daemonset is not None:
             yield f"its labels met {_describe_selector(daemonset.selector)}" + _labels_of(pod)
         case code if code == DUPLICATE and state is not None:
-            yield from _being_alone(state, command)
+            yield from _being_alone(state, command, pod)
         case code if code == OUTDATED and state is not None and state.surges:
             yield from _awaiting(state, command, pod)
         case code if code == OUTDATED and daemonset is not None:
@@ -310,13 +322,24 @@ def _labels_of(pod: Pod | None) -> str:
     return f" (it has {labels or 'none'})"
 
 
-def _being_alone(state: SetState, command: Command) -> Iterator[str]:
+def _being_alone(state: SetState, command: Command, pod: Pod | None) -> Iterator[str]:
+    """Say what keeps one of several: that there are no others, or that it is the one that is kept.
+
+    Where a new pod comes beside an old one, there is to be one of each, and those of the other kind do not matter.
+    """
     pods = (state.pods[key].pod for key in state.pods_on.get(command.node_key, ()))
-    uid = command.pod_uid if isinstance(command, DeletePod) else ""
-    others = sorted((pod for pod in pods if pod.live and pod.uid != uid), key=seniority)
-    if others:
-        yield f"pod {others[0].name} were not on node {command.node}, too"
-        yield f"it were the one that works, or the older of two alike, and not {others[0].name}"
+    own = [each for each in pods if each.owner is not None and each.owner.uid == state.uid]
+    others = sorted((each for each in own if each.live and each is not pod), key=seniority)
+    if state.surges and pod is not None:
+        is_new = pod.revision == state.revision
+        others = [each for each in others if (each.revision == state.revision) is is_new]
+    names = " and ".join(each.name for each in others)
+    if len(others) == 1:
+        yield f"pod {names} were not on node {command.node}, too"
+        yield f"it were the one that works, or the older of two alike, and not {names}"
+    elif others:
+        yield f"pods {names} were not on node {command.node}, too"
+        yield f"it were the one that works, or the oldest of those alike, and not one of {names}"
 
 
 def _awaiting(state: SetState, command: Command, pod: Pod | None) -> Iterator[str]:

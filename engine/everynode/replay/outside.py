@@ -1,13 +1,14 @@
 """What in a stream happened by itself, and not because somebody decided it.
 
-Used by ``rehearsal``, where everything is decided anew: nodes come and go and people ask for sets as they did, but what
-followed from the decisions of then is left out. No I/O.
+Used by ``what_if`` and ``rehearsed``, where everything is decided anew: nodes come and go and people ask for sets as
+they did, but what followed from the decisions of then is left out. No I/O.
 """
 
 from __future__ import annotations
 
-from everynode import wire
-from everynode.core.commands import Decision, DeletePod
+from typing import NamedTuple
+
+from everynode.core.commands import AdoptPod, Decision, DeletePod, ReleasePod
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
@@ -18,7 +19,21 @@ from everynode.core.events import (
     RevisionGone,
     RevisionRecorded,
 )
-from everynode.core.values import Pod, PodKey, SetKey
+from everynode.core.values import Message, Pod, PodKey, SetKey
+
+
+class _Seen(NamedTuple):
+    """A pod as the stream has it.
+
+    Attributes:
+        entered: Nobody of ours made it.
+        was_ready: It has been ready.
+    """
+
+    uid: str
+    set_key: SetKey | None
+    entered: bool
+    was_ready: bool
 
 
 class Outside:
@@ -33,11 +48,10 @@ class Outside:
         self._is_decided = is_decided
         self._batch_left = 0
         self._sets: set[SetKey] = set()
-        self._entered: dict[PodKey, str] = {}  # pods that nobody of ours made, by uid
-        self._was_ready: set[PodKey] = set()
-        self._to_delete: set[str] = set()
+        self._pods: dict[PodKey, _Seen] = {}
+        self._commanded: set[str] = set()  # uids of pods that are to go or to change hands
 
-    def is_outside(self, message: wire.AnyMessage) -> bool:
+    def is_outside(self, message: Message) -> bool:
         """Say whether the next message of the stream is about something that happened by itself."""
         in_batch, self._batch_left = self._batch_left > 0, max(self._batch_left - 1, 0)
         match message:
@@ -54,8 +68,10 @@ class Outside:
                 return True
             case RevisionRecorded() | RevisionGone():
                 return not in_batch
-            case DeletePod():
-                self._to_delete.add(message.pod_uid)
+            case DeletePod() | ReleasePod() | AdoptPod():
+                known = self._pods.get(message.pod_key)
+                if known is not None and known.uid == message.pod_uid:
+                    self._commanded.add(message.pod_uid)
                 return False
             case PodObserved(pod=pod):
                 return self._pod_observed(pod)
@@ -66,21 +82,29 @@ class Outside:
 
     def _pod_observed(self, pod: Pod) -> bool:
         """Pods that were there before their set, or are nobody's, are from outside; so is what befell others later."""
-        key = pod.key
-        was_ready = key in self._was_ready
-        if pod.ready:
-            self._was_ready.add(key)
-        is_foreign = pod.set_key is None or pod.set_key not in self._sets
-        if is_foreign and self._entered.get(key) != pod.uid:
-            self._entered[key] = pod.uid
-            return not pod.deleting
-        return not pod.deleting and (was_ready or key in self._entered)
+        before = self._pods.get(pod.key)
+        if before is not None and before.uid != pod.uid:
+            self._commanded.discard(before.uid)
+            before = None
+        if before is None:
+            entered, was_ready = pod.set_key is None or pod.set_key not in self._sets, False
+        else:
+            entered, was_ready = before.entered, before.was_ready
+        changes_hands = before is not None and before.set_key != pod.set_key
+        self._pods[pod.key] = _Seen(pod.uid, pod.set_key, entered, was_ready or pod.ready)
+        if changes_hands and pod.uid in self._commanded:
+            self._commanded.discard(pod.uid)
+            return False
+        if pod.deleting:
+            return False
+        return entered or was_ready
 
     def _pod_gone(self, gone: PodGone) -> bool:
-        self._was_ready.discard(gone.key)
-        is_commanded = gone.uid in self._to_delete
-        self._to_delete.discard(gone.uid)
-        entered = self._entered.get(gone.key) == gone.uid
-        if entered:
-            del self._entered[gone.key]
-        return not is_commanded and (self._is_decided or (entered and gone.owner is None))
+        """What only changed hands is not gone."""
+        known = self._pods.get(gone.key)
+        if known is None or (known.uid, known.set_key) != (gone.uid, gone.set_key):
+            return False
+        del self._pods[gone.key]
+        is_commanded = gone.uid in self._commanded
+        self._commanded.discard(gone.uid)
+        return not is_commanded and (self._is_decided or (known.entered and gone.owner is None))

@@ -1,7 +1,8 @@
 """The backends of a rehearsal: nodes as a stream tells of them, and pods that do what commands ask for.
 
-Used by ``rehearsal``. Pods take as long as ``durations`` says to start; whatever else happens to a pod happens because
-its node, a command or the stream says so. No I/O, no clock: time comes in with each call.
+Used by ``rehearsal``. Commands and pods take as long as ``durations`` says; whatever else happens to a pod happens
+because its node or the stream says so. A node that leaves leaves its pods behind, not ready, for the worker to delete,
+as Kubernetes and the simulated backend do. No I/O, no clock: time comes in with each call.
 """
 
 from __future__ import annotations
@@ -25,11 +26,8 @@ from everynode.core.commands import (
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.identity import derived_uid
 from everynode.core.values import Node, NodeKey, Owner, Phase, Pod, PodKey
-from everynode.replay.durations import Durations
+from everynode.replay.durations import Durations, Fate
 from everynode.runtime.ledger import pod_gone
-
-APPLY_MS = 10
-"""How long a command is on its way to its backend: what was measured is 6 to 13 ms."""
 
 Effect = PodObserved | PodGone | Outcome
 
@@ -37,11 +35,11 @@ Effect = PodObserved | PodGone | Outcome
 class _Due(NamedTuple):
     time_ms: int
     ticket: int
-    what: tuple[Command, ...] | _Change
+    what: Command | _Change
 
 
 class _Change(NamedTuple):
-    """What becomes of a pod later; ``phase`` empty: it is ready."""
+    """What becomes of a pod later; ``Running``: it is ready; ``None``: it is gone."""
 
     key: PodKey
     uid: str
@@ -83,43 +81,63 @@ class RehearsedPods:
             case _:
                 pass
 
-    def begin(self, pending: Iterable[Command], now_ms: int) -> None:
-        """Go on by itself from here: what had begun goes on, and so do the commands that were on their way."""
+    def begin(self, pending: Iterable[tuple[int, Command]], now_ms: int) -> None:
+        """Go on by itself from here: what had begun goes on.
+
+        Args:
+            pending: The commands that are on their way, each with the time at which it was decided.
+            now_ms: The time now.
+        """
         for pod in list(self.pods.values()):
             if pod.deleting:
-                self._later(now_ms + self._durations.stop_ms, _Change(pod.key, pod.uid, None))
+                self._plan_end(pod, pod.deleting_since_ms or now_ms, now_ms)
+            elif pod.live and not pod.ready and not self._is_ready(pod.node_key):
+                self._unready.add(pod.key)
             elif pod.phase == "Pending":
                 self._plan_start(pod, pod.created_ms, now_ms)
-        self.send(tuple(pending), now_ms)
+        for asked_ms, command in pending:
+            self._send(command, asked_ms, now_ms)
 
     def node_observed(self, node: Node, now_ms: int) -> Iterator[Effect]:
         """A node is there, and this is how it is now."""
         before = self.nodes.get(node.key)
         if before is not None and before.uid != node.uid:
             yield from self.node_gone(node.key)
+            before = None
         self.nodes[node.key] = node
-        if before is None or before.uid != node.uid or before.ready == node.ready:
+        if before is None or before.ready == node.ready:
             return
         for key in list(self._on.get(node.key, ())):
             pod = self.pods[key]
             if not node.ready and pod.ready:
                 self._unready.add(key)
-                yield self._observed(replace(pod, ready=False, ready_since_ms=0))
+                yield self._observed(_as_unready(pod))
             elif node.ready and key in self._unready:
                 self._unready.discard(key)
-                yield self._observed(self._as_ready(pod, now_ms))
+                yield self._observed(_as_ready(pod, now_ms))
 
     def node_gone(self, key: NodeKey) -> Iterator[Effect]:
-        """A node has left, and its pods with it."""
+        """A node has left; those of its pods that were on their way out have left with it."""
         self.nodes.pop(key, None)
         for pod_key in list(self._on.get(key, ())):
-            yield self._gone(self.pods[pod_key], "node gone")
+            pod = self.pods[pod_key]
+            self._unready.discard(pod_key)
+            if pod.deleting:
+                yield self._gone(pod, "node gone")
+            elif pod.ready:
+                yield self._observed(_as_unready(pod))
 
-    def pod_observed(self, pod: Pod) -> Iterator[Effect]:
-        """A pod of the stream is there, or what is known of it has changed, by nobody's command."""
+    def pod_observed(self, pod: Pod, *, joins: bool) -> Iterator[Effect]:
+        """What is known of a pod of the stream has changed, by nobody's command.
+
+        Args:
+            pod: The pod as it is there.
+            joins: If it is not here, it comes; otherwise it is no pod of here.
+        """
         known = self.pods.get(pod.key)
         if known is None or known.uid != pod.uid:
-            yield self._observed(pod)
+            if joins:
+                yield self._observed(pod)
             return
         told = replace(
             known,
@@ -129,20 +147,24 @@ class RehearsedPods:
             labels=pod.labels,
         )
         if told != known:
+            self._unready.discard(pod.key)
             yield self._observed(told)
 
-    def pod_gone(self, key: PodKey, why: str) -> Iterator[Effect]:
+    def pod_gone(self, gone: PodGone) -> Iterator[Effect]:
         """A pod of the stream has gone, by nobody's command."""
-        known = self.pods.get(key)
-        if known is not None:
-            yield self._gone(known, why)
+        known = self.pods.get(gone.key)
+        if known is not None and known.uid == gone.uid:
+            yield self._gone(known, gone.why)
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    def send(self, commands: tuple[Command, ...], now_ms: int) -> None:
+    def send(self, commands: Iterable[Command], now_ms: int) -> None:
         """Let commands be carried out, a moment later."""
-        if commands:
-            self._later(now_ms + APPLY_MS, commands)
+        for command in commands:
+            self._send(command, now_ms, now_ms)
+
+    def _send(self, command: Command, asked_ms: int, now_ms: int) -> None:
+        self._later(max(asked_ms + self._durations.apply_ms(command), now_ms), command)
 
     @property
     def next_due_ms(self) -> int | None:
@@ -156,8 +178,7 @@ class RehearsedPods:
             if isinstance(what, _Change):
                 yield from self._change(what, now_ms)
             else:
-                for command in what:
-                    yield from self._carry_out(command, now_ms)
+                yield from self._carry_out(what, now_ms)
 
     def _carry_out(self, command: Command, now_ms: int) -> Iterator[Effect]:
         match command:
@@ -176,7 +197,7 @@ class RehearsedPods:
         node, known = self.nodes.get(command.node_key), self.pods.get(command.pod_key)
         if known is not None:
             if known.deleting:  # its name is free when it is gone
-                self._later(now_ms + max(self._durations.stop_ms, 1), (command,))
+                self._later(now_ms + max(self._durations.stop_ms(known), 1), command)
             elif known.owner is not None and known.owner.uid == command.daemonset_uid:
                 yield outcome_of(command, "done", "it was there already", known.uid)
             else:
@@ -200,19 +221,20 @@ class RehearsedPods:
         )
         fate = self._durations.of(pod)
         pod = replace(pod, uid=fate.uid or derived_uid(command.id, str(now_ms)))
+        if fate.ready_ms == 0 and node.ready:  # so fast that nobody saw it before
+            pod = _as_ready(pod, now_ms)
         yield self._observed(pod)
         yield outcome_of(command, "done", pod_uid=pod.uid)
-        self._plan_start(pod, now_ms, now_ms)
+        self._plan(pod, fate, now_ms, now_ms)
 
     def _delete(self, command: DeletePod, now_ms: int) -> Iterator[Effect]:
         pod = self.pods.get(command.pod_key)
         if pod is not None and pod.uid == command.pod_uid and not pod.deleting:
-            if self._durations.stop_ms:
-                leaving = replace(
-                    pod, deleting=True, deleting_since_ms=now_ms, ready=False, ready_since_ms=0
+            if pod.node_key in self.nodes and self._durations.stop_ms(pod):
+                yield self._observed(
+                    replace(_as_unready(pod), deleting=True, deleting_since_ms=now_ms)
                 )
-                yield self._observed(leaving)
-                self._later(now_ms + self._durations.stop_ms, _Change(pod.key, pod.uid, None))
+                self._plan_end(pod, now_ms, now_ms)
             else:
                 yield self._gone(pod, command.reason)
         yield outcome_of(command, "done")
@@ -239,14 +261,21 @@ class RehearsedPods:
 
     # --- what becomes of pods -----------------------------------------------------------------------------------------
 
-    def _plan_start(self, pod: Pod, created_ms: int, now_ms: int) -> None:
-        fate = self._durations.of(pod)
-        if fate.ready_ms is not None:
-            ready_ms = max(created_ms + fate.ready_ms, now_ms)
+    def _plan_start(self, pod: Pod, heard_ms: int, now_ms: int) -> None:
+        self._plan(pod, self._durations.of(pod), heard_ms, now_ms)
+
+    def _plan(self, pod: Pod, fate: Fate, heard_ms: int, now_ms: int) -> None:
+        """Let a pod meet its fate; ``heard_ms``: when it was first heard of."""
+        if fate.ready_ms is not None and not pod.ready:
+            ready_ms = max(heard_ms + fate.ready_ms, now_ms)
             self._later(ready_ms, _Change(pod.key, pod.uid, "Running"))
         if fate.end_ms is not None:
-            end_ms = max(created_ms + fate.end_ms, now_ms)
+            end_ms = max(heard_ms + fate.end_ms, now_ms)
             self._later(end_ms, _Change(pod.key, pod.uid, fate.end))
+
+    def _plan_end(self, pod: Pod, leaving_ms: int, now_ms: int) -> None:
+        gone_ms = max(leaving_ms + self._durations.stop_ms(pod), now_ms)
+        self._later(gone_ms, _Change(pod.key, pod.uid, None))
 
     def _change(self, change: _Change, now_ms: int) -> Iterator[Effect]:
         pod = self.pods.get(change.key)
@@ -257,14 +286,16 @@ class RehearsedPods:
         elif pod.deleting or pod.finished:
             return
         elif change.phase != "Running":
-            yield self._observed(replace(pod, phase=change.phase, ready=False, ready_since_ms=0))
-        elif self.nodes[pod.node_key].ready:
-            yield self._observed(self._as_ready(pod, now_ms))
+            self._unready.discard(pod.key)
+            yield self._observed(replace(_as_unready(pod), phase=change.phase))
+        elif self._is_ready(pod.node_key):
+            yield self._observed(_as_ready(pod, now_ms))
         else:
             self._unready.add(pod.key)
 
-    def _as_ready(self, pod: Pod, now_ms: int) -> Pod:
-        return replace(pod, phase="Running", ready=True, ready_since_ms=now_ms)
+    def _is_ready(self, key: NodeKey) -> bool:
+        node = self.nodes.get(key)
+        return node is not None and node.ready
 
     def _observed(self, pod: Pod) -> PodObserved:
         self._put(pod)
@@ -286,5 +317,13 @@ class RehearsedPods:
         if not here:
             del self._on[pod.node_key]
 
-    def _later(self, time_ms: int, what: tuple[Command, ...] | _Change) -> None:
+    def _later(self, time_ms: int, what: Command | _Change) -> None:
         heapq.heappush(self._due, _Due(time_ms, next(self._tickets), what))
+
+
+def _as_ready(pod: Pod, now_ms: int) -> Pod:
+    return replace(pod, phase="Running", ready=True, ready_since_ms=now_ms)
+
+
+def _as_unready(pod: Pod) -> Pod:
+    return replace(pod, ready=False, ready_since_ms=0)

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import zstandard
 
+from everynode.core.values import Whole
 from everynode.errors import RecordingError
 from everynode.ports import Received
 
@@ -54,8 +55,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     begins: int
     from_sequence: int
-    from_ms: int
-    recorded_ms: int
+    from_ms: Whole
+    recorded_ms: Whole
     redacted: tuple[str, ...] = ()
     backends: dict[str, str] = {}
     program: str = ""
@@ -99,12 +100,12 @@ class Entry(NamedTuple):
     is_kept: bool
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One line; exactly one of ``header``, ``body``, ``base64``, ``renamed`` and ``end`` is there."""
 
     header: Header | None = None
-    seq: int = 0
-    ms: int = 0
+    seq: Whole = 0
+    ms: Whole = 0
     subject: str = ""
     kept: bool = False
     base64: str | None = None
@@ -262,11 +263,11 @@ class Reader:
                 if line.renamed is not None:
                     self.renamed[line.renamed.now] = line.renamed.was
                     continue
-                entry = self._entry(line)
+                received = Received(line.seq, line.ms, line.subject, self._payload(line))
                 self.messages += 1
-                if not entry.is_kept:
-                    self.read = entry.received
-                yield entry
+                if not line.kept:
+                    self.read = received
+                yield Entry(received, line.kept)
         except (
             zstandard.ZstdError,
             msgspec.DecodeError,
@@ -278,14 +279,12 @@ class Reader:
             "it ends before its last line: it was cut off, or is still being written"
         )
 
-    def _entry(self, line: _Line) -> Entry:
+    def _payload(self, line: _Line) -> bytes:
         if line.base64 is not None:
-            payload = base64.b64decode(line.base64, validate=True)
-        elif line.body:
-            payload = bytes(line.body)
-        else:
+            return base64.b64decode(line.base64, validate=True)
+        if not line.body:
             raise self._broken("there is a line that is no message")
-        return Entry(Received(line.seq, line.ms, line.subject, payload), line.kept)
+        return bytes(line.body)
 
     def _check(self, footer: Footer) -> None:
         if footer.messages != self.messages or footer.sha256 != self._sum.hexdigest():

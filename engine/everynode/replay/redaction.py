@@ -71,14 +71,15 @@ class EnvRedaction:
             content = msgspec.json.decode(template)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return msgspec.Raw(b"null"), None
-        self._redact(content)
+        self.redact(content)
         text = canonical(msgspec.json.encode(content))
         now = revision_hash(text)
         is_told = now in self._told
         self._told.add(now)
         return msgspec.Raw(text), None if is_told else Renamed(now=now, was=was)
 
-    def _redact(self, template: Any) -> None:
+    def redact(self, template: Any) -> None:
+        """Take the values out of a template, as JSON has it; it is changed in place."""
         spec = template.get("spec") if isinstance(template, dict) else None
         if not isinstance(spec, dict):
             return

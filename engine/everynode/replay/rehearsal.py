@@ -1,22 +1,24 @@
 """A fleet in one thread, on the time of a stream: what happens by itself comes in, a log of what follows comes out.
 
-The worker is the real one (``core.machine``); its backends are ``pods``. Used by ``plan``, by what-if, and to replay
-what somebody else recorded. It needs no server, waits for nothing, and the same stream gives the same log.
+The worker is the real one (``core.machine``), its backends are ``pods``, and how long all of it takes says
+``durations``. Used by ``planning``, by ``what_if``, and to replay what somebody else recorded. It needs no server,
+waits for nothing, and the same stream gives the same log.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 
-from everynode import wire
-from everynode.core.commands import COMMANDS, Command
+from everynode.core.commands import Command
 from everynode.core.decision import Proposal
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved, StatusReported, Tick
 from everynode.core.identity import RevisionOf
 from everynode.core.machine import WorkerMachine
 from everynode.core.pacing import Limits
-from everynode.core.state import Record
+from everynode.core.state import Due, Record
+from everynode.core.values import Message, SetKey
 from everynode.errors import RefusedError
 from everynode.replay.durations import Durations
 from everynode.replay.pods import Effect, RehearsedPods
@@ -24,8 +26,15 @@ from everynode.replay.pods import Effect, RehearsedPods
 WORKER = "rehearsal"
 PROPOSALS_MAX = 64
 STATUS_INTERVAL_MS = 200
+TICK_INTERVAL_MS = 100
+"""How often a worker looks at what is due, as that of ``runtime.session``; what comes due meanwhile is one tick."""
 SETTLE_MS_MAX = 3_600_000
 """How long after the last thing that happened by itself a fleet is watched: some never come to rest."""
+
+
+def _tick_ms(due: Due) -> int:
+    """Say when a worker notices that something is due."""
+    return -(-due.time_ms // TICK_INTERVAL_MS) * TICK_INTERVAL_MS
 
 
 class Rehearsal:
@@ -55,10 +64,14 @@ class Rehearsal:
     ) -> None:
         """Start before the first message."""
         self.machine = WorkerMachine(WORKER, shards, limits or Limits(), naming=naming)
-        self.pods = RehearsedPods(durations or Durations())
+        self._durations = durations or Durations()
+        self.pods = RehearsedPods(self._durations)
         self.sequence = 0
         self.now_ms = 0
         self._report_ms: int | None = None
+        self._decided: deque[tuple[int, Proposal]] = (
+            deque()
+        )  # with the time at which each is stored
 
     # --- what was so --------------------------------------------------------------------------------------------------
 
@@ -88,20 +101,23 @@ class Rehearsal:
         self._moved(self.sequence, now_ms)
         self.machine.caught_up(self.sequence)
         states = [state for _, state in sorted(self.machine.fleet.sets.items())]
-        pending = [each for state in states for each in state.pending.values()]
-        commands: list[Command] = [
-            each.command for each in sorted(pending, key=lambda each: each.sequence)
+        waiting = [each for state in states for each in state.pending.values()]
+        pending_ms = self.machine.fleet.limits.pending_ms
+        pending: list[tuple[int, Command]] = [
+            (each.command.expires_ms - pending_ms, each.command)
+            for each in sorted(waiting, key=lambda each: each.sequence)
         ]
-        self.pods.begin(commands, self.now_ms)
-        yield from self._decide()
+        self.pods.begin(pending, self.now_ms)
+        self._decide()
+        return iter(())  # what it has decided is on its way
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def happen(self, time_ms: int, message: wire.AnyMessage) -> Iterator[Record]:
+    def happen(self, time_ms: int, message: Message) -> Iterator[Record]:
         """Let time pass up to something that happens by itself, and let it happen."""
         yield from self.pass_time(time_ms)
         yield from self._write(max(time_ms, self.now_ms), self._effects_of(message))
-        yield from self._decide()
+        self._decide()
 
     def pass_time(self, until_ms: int) -> Iterator[Record]:
         """Let happen what is due up to a time."""
@@ -117,31 +133,38 @@ class Rehearsal:
         """Nothing is due: whatever time passes, nothing will happen by itself."""
         return self._due_ms() is None
 
-    def _effects_of(self, message: wire.AnyMessage) -> Iterator[wire.AnyMessage]:
+    def _effects_of(self, message: Message) -> Iterator[Message]:
         match message:
             case NodeObserved(node=node):
                 effects: Iterator[Effect] = self.pods.node_observed(node, self.now_ms)
             case NodeGone():
                 effects = self.pods.node_gone(message.key)
             case PodObserved(pod=pod):
-                yield from self.pods.pod_observed(pod)
+                yield from self.pods.pod_observed(pod, joins=not self._decides_for(pod.set_key))
                 return
             case PodGone():
-                yield from self.pods.pod_gone(message.key, message.why)
+                yield from self.pods.pod_gone(message)
                 return
             case _:
                 effects = iter(())
         yield message
         yield from effects
 
+    def _decides_for(self, key: SetKey | None) -> bool:
+        """Say whether a set is wanted here: all its pods are known then."""
+        state = None if key is None else self.machine.fleet.sets.get(key)
+        return state is not None and state.daemonset is not None
+
     def _at(self, now_ms: int) -> Iterator[Record]:
         """Let happen what is due at one moment."""
+        while self._decided and self._decided[0][0] <= now_ms:
+            yield from self._store(self._decided.popleft()[1], now_ms)
         yield from self._write(now_ms, self.pods.advance(now_ms))
         due = self.machine.due()
-        if due is not None and due.time_ms <= now_ms:
+        if due is not None and _tick_ms(due) <= now_ms:
             tick = Tick(shard=self.machine.shard(due.set_key), due_ms=due.time_ms)
             yield from self._write(now_ms, iter([tick]))
-        yield from self._decide()
+        self._decide()
         if self._report_ms is not None and self._report_ms <= now_ms:
             self._report_ms = None
             statuses = self.machine.reports()
@@ -152,30 +175,31 @@ class Rehearsal:
     def _due_ms(self) -> int | None:
         due, pods_ms = self.machine.due(), self.pods.next_due_ms
         found = [each for each in (pods_ms, self._report_ms) if each is not None]
+        if self._decided:
+            found.append(self._decided[0][0])
         if due is not None:
-            found.append(due.time_ms)
+            found.append(_tick_ms(due))
         return min(found, default=None)
 
     # --- deciding -----------------------------------------------------------------------------------------------------
 
-    def _decide(self) -> Iterator[Record]:
-        """Let the worker decide until it has nothing to decide."""
+    def _decide(self) -> None:
+        """Let the worker decide until it has nothing to decide; what it decides is on its way for a moment."""
         if self._report_ms is None and self.machine.fleet.dirty:
             self._report_ms = self.now_ms + STATUS_INTERVAL_MS
+        stored_ms = self.now_ms + self._durations.decide_ms
         while proposals := self.machine.proposals(PROPOSALS_MAX):
-            for proposal in proposals:
-                yield from self._store(proposal)
+            self._decided.extend((stored_ms, proposal) for proposal in proposals)
 
-    def _store(self, proposal: Proposal) -> Iterator[Record]:
+    def _store(self, proposal: Proposal, now_ms: int) -> Iterator[Record]:
         messages = (proposal.decision, *proposal.others)
         self.machine.accepted(proposal.key, self.sequence + len(messages))
-        yield from self._write(self.now_ms, iter(messages))
-        commands = tuple(each for each in proposal.others if isinstance(each, COMMANDS))
-        self.pods.send(commands, self.now_ms)
+        yield from self._write(now_ms, iter(messages))
+        self.pods.send(proposal.commands, now_ms)
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
-    def _write(self, time_ms: int, messages: Iterator[wire.AnyMessage]) -> Iterator[Record]:
+    def _write(self, time_ms: int, messages: Iterator[Message]) -> Iterator[Record]:
         for message in messages:
             record = Record(self.sequence + 1, time_ms, message)
             self._moved(record.sequence, time_ms)

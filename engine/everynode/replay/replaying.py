@@ -19,7 +19,7 @@ from typing import NamedTuple
 from everynode import wire
 from everynode.core.commands import Decision
 from everynode.core.decision import Proposal, propose
-from everynode.core.events import Tick
+from everynode.core.events import NodeGone, Tick
 from everynode.core.identity import RevisionOf, revision_of, shard_of
 from everynode.core.pacing import Limits
 from everynode.core.state import FleetState, Record
@@ -80,11 +80,6 @@ class Difference(NamedTuple):
     is_now: bytes | None
 
 
-class _Read(NamedTuple):
-    received: Received
-    message: wire.AnyMessage | None
-
-
 @dataclass
 class ReplayCounts:
     """What a replay has come across.
@@ -139,18 +134,19 @@ class Replay:
         self.now_ms = 0
         self.sequence = 0
         self._subjects = subjects
+        self._decisions = f"{subjects.prefix}.decision."
         self._limits = limits or Limits()
-        self._revision_of = _renaming(renamed) if renamed is not None else revision_of
+        self._revision_of = renaming(renamed) if renamed is not None else revision_of
         self._from_sequence = from_sequence
         self._nodes = FleetState(self._limits, self._revision_of)
-        self._shards: dict[int, FleetState] = {}
-        self._ahead: deque[_Read] = deque()
+        self._shards: dict[str, FleetState] = {}
+        self._ahead: deque[Received] = deque()  # as bytes: decoded, they take several times as much
         self._open: _Expected | None = None  # its batch is being read
         self._expected: list[tuple[int, int, _Expected]] = []  # a heap by basis and place
 
     def state_of(self, key: SetKey) -> FleetState:
         """Return the state that a set's worker has."""
-        return self._shard(shard_of(key, self._subjects.shards))
+        return self._shard(str(shard_of(key, self._subjects.shards)))
 
     def run(self, entries: Iterable[Entry]) -> Iterator[Decided]:
         """Fold all entries; hands out the decisions as they come to be repeated, in the order of what they knew."""
@@ -160,23 +156,24 @@ class Replay:
                 continue
             self._read(entry.received)
             if len(self._ahead) > AHEAD_MESSAGES_MAX:
-                yield from self._advance()
+                if self._is_due:
+                    yield from self._due()
+                self._fold(self._ahead.popleft())
         while self._ahead:
-            yield from self._advance()
-        yield from self._due(None)
+            yield from self._due()
+            self._fold(self._ahead.popleft())
+        yield from self._due()
 
     # --- reading ahead ------------------------------------------------------------------------------------------------
 
     def _read(self, received: Received) -> None:
-        self.counts.messages += 1
-        message = self._decoded(received)
-        if message is None:
-            self.counts.malformed += 1
-        self._ahead.append(_Read(received, message))
+        self._ahead.append(received)
         if self._open is not None:
             self._open.batch.append(received)
-        elif isinstance(message, Decision):
-            self._open = _Expected(received, message, [received])
+        elif received.subject.startswith(self._decisions):
+            message = self._decoded(received)
+            if isinstance(message, Decision):
+                self._open = _Expected(received, message, [received])
         if self._open is not None and len(self._open.batch) > self._open.decision.size:
             decision, sequence = self._open.decision, self._open.received.sequence
             heapq.heappush(self._expected, (decision.basis, sequence, self._open))
@@ -190,44 +187,63 @@ class Replay:
 
     # --- folding ------------------------------------------------------------------------------------------------------
 
-    def _advance(self) -> Iterator[Decided]:
-        """Fold the next message; first repeat what was decided before it."""
-        received, message = self._ahead.popleft()
-        yield from self._due(received.sequence)
-        self.sequence, self.now_ms = received.sequence, max(self.now_ms, received.time_ms)
-        if message is not None:
-            record = Record(received.sequence, received.time_ms, message)
-            for state in self._concerned(received.subject):
-                with contextlib.suppress(RefusedError):  # its worker could not use it either
-                    state.fold(record)
-
     def _load(self, received: Received) -> None:
         message = self._decoded(received)
         if message is not None:
             record = Record(received.sequence, received.time_ms, message)
-            for state in self._concerned(received.subject):
+            for state in self._readers_of(received.subject):
                 with contextlib.suppress(RefusedError):
                     state.load(record)
 
-    def _concerned(self, subject: str) -> Iterable[FleetState]:
-        """Return the states of those who read a subject."""
-        kind, shard = self._subjects.parts(subject)
-        if kind == "node" or shard == wire.ORPHANS:
-            return (self._nodes, *self._shards.values())
-        return () if kind == "notice" else (self._shard(int(shard)),)
+    def _fold(self, received: Received) -> None:
+        """Fold the next message."""
+        sequence, time_ms, subject, _ = received
+        self.counts.messages += 1
+        self.sequence, self.now_ms = sequence, max(self.now_ms, time_ms)
+        message = self._decoded(received)
+        if message is None:
+            self.counts.malformed += 1
+            return
+        record = Record(sequence, time_ms, message)
+        for state in self._readers_of(subject):
+            state.pass_time(self._nodes.now_ms)  # its worker has read of the nodes, too
+            try:  # noqa: SIM105 - for each message, and suppress() takes as long as the half of fold()
+                state.fold(record)
+            except RefusedError:
+                pass  # nor could its worker use it
+        if isinstance(message, NodeGone):
+            for state in self._shards.values():
+                state.look_at(message.key)
 
-    def _shard(self, shard: int) -> FleetState:
-        """Return a shard's state; a new one knows the nodes and the orphans."""
+    def _readers_of(self, subject: str) -> Iterable[FleetState]:
+        """Return the states of those who read a subject; that of the nodes is shared by all."""
+        kind, shard = self._subjects.parts(subject)
+        if kind == "node":
+            return (self._nodes,)
+        if shard == wire.ORPHANS:
+            return (self._nodes, *self._shards.values())
+        return () if kind == "notice" else (self._shard(shard),)
+
+    def _shard(self, shard: str) -> FleetState:
+        """Return a shard's state; a new one knows the nodes, and the orphans so far."""
         state = self._shards.get(shard)
         if state is None:
-            state = self._shards[shard] = copy.deepcopy(self._nodes)
+            nodes = self._nodes.nodes
+            state = self._shards[shard] = copy.deepcopy(self._nodes, {id(nodes): nodes})
         return state
 
     # --- deciding -----------------------------------------------------------------------------------------------------
 
-    def _due(self, before: int | None) -> Iterator[Decided]:
-        """Repeat the decisions whose worker had read less than up to here; ``None``: all that are left."""
-        while self._expected and (before is None or self._expected[0][0] < before):
+    @property
+    def _is_due(self) -> bool:
+        """There is a decision whose worker had not read what is to be folded next."""
+        if not self._expected:
+            return False
+        return not self._ahead or self._expected[0][0] < self._ahead[0].sequence
+
+    def _due(self) -> Iterator[Decided]:
+        """Repeat the decisions whose worker had read as much as is folded now."""
+        while self._is_due:
             _, _, expected = heapq.heappop(self._expected)
             self.counts.decisions += 1
             decided = self._decide(expected)
@@ -254,13 +270,14 @@ class Replay:
         state = self.state_of(decision.set_key)
         shard = shard_of(decision.set_key, self._subjects.shards)
         tick = Tick(shard=shard, due_ms=decision.at_ms)  # as far as the worker's clock had come
+        state.pass_time(self._nodes.now_ms)
         state.fold(Record(decision.basis, decision.at_ms, tick))
         if decision.set_key not in state.sets:
             return None
         return propose(state, decision.set_key, decision.worker)
 
 
-def _renaming(renamed: Mapping[str, str]) -> RevisionOf:
+def renaming(renamed: Mapping[str, str]) -> RevisionOf:
     """Call templates what the recording calls them."""
 
     def named(daemonset: DaemonSet) -> str:

@@ -1,8 +1,9 @@
 """Writing down what people want: apply, amend and delete, each as a compare-and-set on the log.
 
 The command line calls these, and ``rollouts`` builds on ``amend``. They read the last message of the set, work out
-what would change, and publish with its sequence as the condition; whoever loses reads again. They do not check whether
-a set is valid (``manifest`` has).
+what would change, and publish with its sequence as the condition; whoever loses reads again. What would change is
+``what_apply_writes``, a function of what is known, which ``replay.planning`` asks too. They do not check whether a set
+is valid (``manifest`` has).
 """
 
 from __future__ import annotations
@@ -98,14 +99,32 @@ async def apply(
     new_uid = derived_uid(secrets.token_hex(16))
 
     def plan(known: KnownSet) -> Applied:
-        if known.daemonset is None:
-            created = _created(daemonset, known.gone, new_uid, created_ms)
-            return Applied("created", created, known.sequence)
-        _check_origin(known.daemonset)
-        wanted = keep_what_was_done_by_hand(daemonset, known.daemonset)
-        return _configured(known.daemonset, wanted, known.sequence)
+        return what_apply_writes(daemonset, known, new_uid, created_ms)
 
     return await _write(bus, daemonset.key, plan, dry_run=dry_run)
+
+
+def what_apply_writes(
+    daemonset: DaemonSet, known: KnownSet, new_uid: str, created_ms: int
+) -> Applied:
+    """Say what becomes of a set when this is applied to what is known of it.
+
+    Args:
+        daemonset: What is wanted; its uid, generation and creation time are worked out here.
+        known: What the log has.
+        new_uid: The identity that it gets if it is not there.
+        created_ms: When that is, likewise.
+
+    Raises:
+        InvalidObjectError: It changes what cannot be changed.
+        RefusedError: A backend keeps the set; it is changed there.
+    """
+    if known.daemonset is None:
+        created = _created(daemonset, known.gone, new_uid, created_ms)
+        return Applied("created", created, known.sequence)
+    _check_origin(known.daemonset)
+    wanted = keep_what_was_done_by_hand(daemonset, known.daemonset)
+    return _configured(known.daemonset, wanted, known.sequence)
 
 
 async def amend(

@@ -30,3 +30,9 @@ def monotonic_ms() -> int:
 def timestamp(time_ms: int) -> str:
     """Write a point in time as Kubernetes does: RFC 3339 in UTC, in whole seconds."""
     return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment(time_ms: int) -> str:
+    """Write a point in time as RFC 3339 in UTC, to the millisecond."""
+    when = datetime.fromtimestamp(time_ms // 1000, UTC)
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03}Z"

@@ -212,7 +212,7 @@ def test_what_went_is_forgotten_after_the_horizon() -> None:
     reader.pass_time(2 + HORIZON_MS)
 
     assert (0, 0) == (len(state.gone_pods), len(state.last_gone_on))
-    assert not reader.fleet._node_sequences
+    assert not reader.fleet.nodes._sequences
     assert not reader.fleet._remembered
     assert state.memories == 0
 
@@ -392,7 +392,7 @@ def test_a_set_that_is_far_behind_looks_at_all_nodes() -> None:
     for number in range(65_538):
         reader.read(NodeObserved(node=node("node-0", a=str(number % 2))))
 
-    assert len(reader.fleet._journal) == 3
+    assert len(reader.fleet.nodes._journal) == 3
     assert set(reader.fleet.refreshed(SET).coverage.eligible) == {0}
 
 

@@ -426,7 +426,7 @@ def test_two_deletes_in_a_row_leave_the_pods_alive() -> None:
 
 def test_a_set_goes_on_from_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """B1: only nodes that have changed since are looked at, also when the list of changes was begun anew meanwhile."""
-    monkeypatch.setattr("everynode.core.state.JOURNAL_ENTRIES_MAX", 3)
+    monkeypatch.setattr("everynode.core.nodes.JOURNAL_ENTRIES_MAX", 3)
     fleet = read(DaemonSetObserved(daemonset=daemonset({"nodeSelector": {"zone": "a"}})))
     state = fleet.refreshed(SET)
     bitmap = state.coverage.eligible

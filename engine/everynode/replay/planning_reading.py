@@ -1,0 +1,43 @@
+"""What a plan needs to know of a fleet, read from its log as a worker reads it when it starts.
+
+Used by the command line. Reads through ``runtime.bus``, everything with one filter, and passes over what is not wanted
+before it is decoded: nats-server finds 65,000 messages a second for one filter and 7,000 for several.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from everynode.core.pacing import Limits
+from everynode.replay.planning_fleet import PlannedFleet
+from everynode.runtime.bus import FleetBus
+from everynode.runtime.view import last_good
+
+
+async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) -> None:
+    """Read STATE, and what the log has that STATE does not keep and that is not forgotten yet.
+
+    Args:
+        bus: The fleet's log.
+        fleet: Takes it in.
+        now_ms: The time now, in ms since 1970.
+
+    Raises:
+        UnavailableError: The server did not answer.
+    """
+    everything = [bus.subjects.everything()]
+    last = 0
+    async with aclosing(bus.read_state(everything)) as chunks:
+        async for chunk in chunks:
+            last = max(last, *(received.sequence for received in chunk))
+            for received in chunk:
+                if fleet.wants(received.subject) and not fleet.take(received, is_kept=True):
+                    good = await last_good(bus, received)
+                    if good is not None:
+                        fleet.take(good, is_kept=True)
+    start = await bus.sequence_at(now_ms - Limits().horizon_ms)
+    async with aclosing(bus.read_log(everything, min(start, last + 1))) as chunks:
+        async for chunk in chunks:
+            for received in chunk:
+                if fleet.wants(received.subject):
+                    fleet.take(received, is_kept=False)

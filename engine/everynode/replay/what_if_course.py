@@ -1,0 +1,213 @@
+"""How it went with sets since a change: what was decided and done, how long it took, what was unavailable.
+
+Used by ``what_if`` twice, for the past as it was and as it would have been, so that both are measured with one rule. No
+I/O, and it decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from everynode.core.claims import OUTDATED
+from everynode.core.commands import COMMANDS, Decision, DeletePod, Outcome
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeGone,
+    NodeObserved,
+    PodGone,
+    PodObserved,
+    StatusGone,
+    StatusReported,
+)
+from everynode.core.state import Record
+from everynode.core.values import NodeKey, PodKey, SetKey, Status
+from everynode.replay.timeline import Timeline
+from everynode.runtime.applying import KnownSet
+
+DECISIONS_COMPARED_MAX = 1_000
+"""Of so many decisions after a change it is kept what they were about."""
+
+
+class Action(NamedTuple):
+    """What is done with the set's pod on a node: ``create``, ``delete``, ``adopt``, ``release``."""
+
+    verb: str
+    node: NodeKey
+
+
+class Made(NamedTuple):
+    """A decision as it was made."""
+
+    sequence: int
+    time_ms: int
+    actions: frozenset[Action]
+
+
+class Course:
+    """How it went with one set.
+
+    Attributes:
+        key: The set.
+        changed_ms: When the change was, in ms since 1970.
+        timeline: The curves and marks from then on.
+        status: The last one; ``None`` if there was none.
+        decisions: How many there were.
+        pods_made, pods_removed: How many pods came and went.
+        pods_replaced: How many were deleted to make room for the wanted revision.
+        rolled_out_ms: When every node that should have a pod had an available one of the wanted revision, the first
+            time since the change; ``None``: not by the end.
+        actions: What was decided to do, and how often.
+    """
+
+    def __init__(self, key: SetKey, changed_ms: int, before: Iterable[Record]) -> None:
+        """Begin at a change; ``before``: what was so of nodes and the set."""
+        self.key = key
+        self.changed_ms = changed_ms
+        self.timeline = Timeline(key, changed_ms)
+        self.status: Status | None = None
+        self.decisions = 0
+        self.pods_made = 0
+        self.pods_removed = 0
+        self.pods_replaced = 0
+        self.rolled_out_ms: int | None = None
+        self.actions: Counter[Action] = Counter()
+        self._made: list[tuple[Record, list[Action]]] = []
+        self._generation = 0
+        for record in before:
+            self.timeline.load(record)
+            self._look_at(record)
+        self.rolled_out_ms = None
+
+    @property
+    def first_decisions(self) -> Iterator[Made]:
+        """The first decisions after the change, at most 1,000."""
+        for record, actions in self._made:
+            yield Made(record.sequence, record.time_ms, frozenset(actions))
+
+    def goes_on(self) -> None:
+        """There is no change: it may be rolled out already."""
+        if self.status is not None:
+            self._judge(self.status, self.changed_ms)
+
+    def fold(self, record: Record, *, moved: bool) -> None:
+        """Take in the next message; one that is about something else changes nothing.
+
+        Args:
+            record: The message.
+            moved: It tells of a pod that has come or gone.
+        """
+        message = record.message
+        match message:
+            case Decision() if message.set_key == self.key:
+                self.decisions += 1
+                if self.decisions <= DECISIONS_COMPARED_MAX:
+                    self._made.append((record, []))
+            case PodObserved(pod=pod):
+                self.pods_made += moved and pod.set_key == self.key
+                return
+            case PodGone():
+                self.pods_removed += moved and message.set_key == self.key
+                return
+            case Outcome():
+                return
+            case _ if isinstance(message, COMMANDS):
+                if message.set_key == self.key:
+                    self._commanded(Action(message.verb, message.node_key))
+                    is_rollout = isinstance(message, DeletePod) and message.reason == OUTDATED
+                    self.pods_replaced += is_rollout
+                return
+            case _:
+                pass
+        self.timeline.fold(record)
+        self._look_at(record)
+
+    def _look_at(self, record: Record) -> None:
+        match record.message:
+            case DaemonSetObserved(daemonset=daemonset) if daemonset.key == self.key:
+                self._generation = daemonset.generation
+            case StatusReported(status=status) if status.set_key == self.key:
+                self.status = status
+                self._judge(status, record.time_ms)
+            case _:
+                pass
+
+    def _commanded(self, action: Action) -> None:
+        self.actions[action] += 1
+        if self._made and self.decisions <= DECISIONS_COMPARED_MAX:
+            self._made[-1][1].append(action)
+
+    def _judge(self, status: Status, time_ms: int) -> None:
+        desired = status.desired_number_scheduled
+        is_done = desired == status.updated_number_scheduled == status.number_available
+        if is_done and status.observed_generation >= self._generation:
+            self.rolled_out_ms = time_ms if self.rolled_out_ms is None else self.rolled_out_ms
+
+
+class Courses:
+    """Those of several sets, each from its own change on.
+
+    Args:
+        keys: The sets.
+    """
+
+    def __init__(self, keys: Iterable[SetKey]) -> None:
+        """Know nothing yet."""
+        self.keys = frozenset(keys)
+        self.of: dict[SetKey, Course] = {}
+        self._nodes: dict[NodeKey, Record] = {}
+        self._sets: dict[SetKey, Record] = {}
+        self._statuses: dict[SetKey, Record] = {}
+        self._pods: dict[PodKey, str] = {}
+
+    def begin(self, key: SetKey, time_ms: int) -> Course:
+        """Begin the course of a set here, whether or not it had begun."""
+        before = [*self._nodes.values()]
+        before += [each[key] for each in (self._sets, self._statuses) if key in each]
+        self.of[key] = Course(key, time_ms, before)
+        return self.of[key]
+
+    def fold(self, record: Record) -> None:
+        """Take in the next message."""
+        moved = self._take_in(record)
+        for course in self.of.values():
+            course.fold(record, moved=moved)
+
+    def known(self, key: SetKey) -> KnownSet:
+        """Say what the log knows of a set here."""
+        record = self._sets.get(key)
+        match record and record.message:
+            case DaemonSetObserved(daemonset=daemonset):
+                return KnownSet(daemonset, None, 0)
+            case DaemonSetGone() as gone:
+                return KnownSet(None, gone, 0)
+            case _:
+                return KnownSet(None, None, 0)
+
+    def _take_in(self, record: Record) -> bool:
+        """Remember what is so; returns whether a pod has come or gone."""
+        message = record.message
+        match message:
+            case NodeObserved(node=node):
+                self._nodes[node.key] = record
+            case NodeGone():
+                self._nodes.pop(message.key, None)
+            case DaemonSetObserved(daemonset=daemonset):
+                self._sets[daemonset.key] = record
+            case DaemonSetGone():
+                self._sets[message.key] = record
+            case StatusReported(status=status):
+                self._statuses[status.set_key] = record
+            case StatusGone():
+                self._statuses.pop(message.set_key, None)
+            case PodObserved(pod=pod) if self._pods.get(pod.key) != pod.uid:
+                self._pods[pod.key] = pod.uid
+                return True
+            case PodGone() if self._pods.get(message.key) == message.uid:
+                del self._pods[message.key]
+                return True
+            case _:
+                pass
+        return False

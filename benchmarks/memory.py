@@ -124,7 +124,7 @@ def _run(path: Path) -> dict[str, float]:
     return took
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """Return the most memory that this process ever had.
 
     Linux' ru_maxrss begins with what the parent had; VmHWM is that of this program alone.
@@ -160,7 +160,7 @@ def _fold_all(path: Path) -> dict[str, float]:
             machine.fold(Record(sequence, sequence, message))
     machine.proposals(PROPOSALS_MAX)
     seconds = (time.perf_counter_ns() - start) / 1e9
-    return {"peak_mb": _peak_mb(), "seconds": seconds, "collection_ms": max(pauses_ns) / 1e6}
+    return {"peak_mb": peak_mb(), "seconds": seconds, "collection_ms": max(pauses_ns) / 1e6}
 
 
 if __name__ == "__main__":

@@ -103,11 +103,12 @@ def fleet(nodes: int) -> Iterator[Fleet]:
 
 def _address(up: subprocess.Popen[str]) -> str:
     """Wait until it is covered; returns where its log is."""
-    covered = False
+    address = ""
     for line in up.stdout or ():
-        covered |= "all covered" in line
-        if covered and " at nats://" in line:
-            return line.split(" at ")[1].split(";")[0]
+        if " at nats://" in line:
+            address = line.split(" at ")[1].split(";")[0]
+        if "all covered" in line:
+            return address
     raise AssertionError(f"everynode up ended with {up.wait()} before all nodes were covered")
 
 
@@ -120,7 +121,7 @@ def plan(sizes: Sizes) -> list[Row]:
         for where, words in (("live", ()), ("recording", ("--recording", made.recording))):
             for limit in ("10%", 1):
                 command = ("plan", "-f", made.manifest("2", limit), *words)
-                seconds = best_seconds(lambda command=command: made.run(*command, codes=(2,)), RUNS)  # type: ignore[misc] # bound at once
+                seconds = best_seconds(lambda command=command: made.run(*command, codes=(2,)), RUNS)
                 what = f"{where}, maxUnavailable {limit}"
                 rows.append(
                     Row(part=part, what=what, figure=seconds, unit="s", target=PLAN_SECONDS)

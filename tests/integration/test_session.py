@@ -7,7 +7,7 @@ decided from, even if nobody has decided about the set since.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import pytest
 from tests.integration.support_world import make_set
@@ -27,14 +27,29 @@ from everynode.runtime.session import Means, Session
 
 AGENT = SetKey("default", "agent")
 Messages = Callable[[JetStreamBus, int], list[Outgoing]]
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+ReadState = Callable[[Sequence[str]], AsyncGenerator[list[Received]]]
 
 
-def session_of(bus: JetStreamBus) -> Session:
-    """A session that has read nothing yet."""
+def session_of(bus: JetStreamBus, shards: int | None = None) -> Session:
+    """A session that has read nothing yet: of all shards, or of the first few."""
     means = Means(
         bus, SystemClock(), Limits(), "worker", WorkerCounts(), lambda: None, lambda: None
     )
-    return Session(means, frozenset(range(bus.subjects.shards)))
+    return Session(means, frozenset(range(shards or bus.subjects.shards)))
+
+
+def first(act: Callable[[], Awaitable[None]], read_state: ReadState) -> ReadState:
+    """Do something before STATE is read for the first time."""
+    acts = [act]
+
+    async def read(subjects: Sequence[str]) -> AsyncGenerator[list[Received]]:
+        while acts:
+            await acts.pop()()
+        async for chunk in read_state(subjects):
+            yield chunk
+
+    return read
 
 
 def proposal_of(session: Session, bus: JetStreamBus) -> Proposal:
@@ -105,3 +120,54 @@ class TestLostEnd:
         assert await session._make_sure() == bus.epoch
         session._last_read = Received(9, 1, "anything", b"")
         assert await session._make_sure() == bus.epoch
+
+
+class TestStart:
+    """What a session has read when it begins to decide."""
+
+    @pytest.mark.parametrize("shards", [1, 16])
+    async def test_not_behind_state(
+        self,
+        bus: JetStreamBus,
+        node_messages: Messages,
+        until: Until,
+        monkeypatch: pytest.MonkeyPatch,
+        shards: int,
+    ) -> None:
+        """Its basis is no older than anything that STATE had (S7), though more was written while it began to read."""
+        await bus.publish(node_messages(bus, 3))
+
+        async def write_more() -> None:
+            last = await bus.publish(node_messages(bus, 8))
+            assert last == 11
+
+            async def state_has_it() -> bool:
+                chunks = [chunk async for chunk in read_state([bus.subjects.everything()])]
+                return any(one.sequence == last for chunk in chunks for one in chunk)
+
+            await until(state_has_it)
+
+        read_state = bus.read_state
+        monkeypatch.setattr(bus, "read_state", first(write_more, read_state))
+        session = session_of(bus, shards)
+        position = await session._load()
+        assert position.end == 3
+        await session._catch_up(position)
+        assert session.machine.fleet.sequence == 11
+        assert session._last_read is not None
+        assert session._last_read.sequence == 11
+
+    async def test_over_two_connections(
+        self, bus: JetStreamBus, node_messages: Messages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It begins again: what the first connection read may be lost, and the log have grown past it (S6)."""
+        await bus.publish(node_messages(bus, 3))
+
+        async def connect_anew() -> None:
+            bus._link.epoch += 1
+
+        monkeypatch.setattr(bus, "read_state", first(connect_anew, bus.read_state))
+        session = session_of(bus)
+        with pytest.raises(UnavailableError, match="connection was lost"):
+            await session.run()
+        assert not session.caught_up

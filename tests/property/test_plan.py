@@ -31,6 +31,14 @@ CREATES_MAX = 10
 """More than there are nodes on a backend."""
 HANGING = "hanging"
 """A revision whose pods never get ready."""
+OLDER = Revision(
+    namespace="default",
+    daemonset="agent",
+    daemonset_uid="-",
+    hash="older",
+    number=1,
+    template=msgspec.Raw(b'{"metadata":{"labels":{"app":"agent"}}}'),
+)
 
 
 class Start(NamedTuple):
@@ -51,9 +59,8 @@ def starts(draw: st.DrawFn, *, surge: bool = False, troubles: tuple[str, ...] = 
     """Draw a fleet in any state, and a change."""
     nodes = draw(st.lists(rolling_nodes(), min_size=1, max_size=8, unique_by=lambda each: each.key))
     ready = draw(st.lists(st.sampled_from((True, True, True, False)), min_size=8, max_size=8))
-    since = draw(st.sampled_from((0, 2)))
     nodes = [
-        structs.replace(node, ready=is_so, unready_since_ms=0 if is_so else since)
+        structs.replace(node, ready=is_so, unready_since_ms=0 if is_so else 2)
         for node, is_so in zip(nodes, ready, strict=False)
     ]
     places = st.integers(0, len(nodes) - 1)
@@ -87,26 +94,13 @@ def world_of(start: Start) -> World:
         world.put_node(node)
     if start.before is not None:
         world.apply_changed(start.before)
-    for revision in ("older", HANGING):
-        world.write(RevisionRecorded(revision=_revision(revision)))
+    world.write(RevisionRecorded(revision=OLDER))
     for number, (place, kind, age) in enumerate(start.pods):
         pod = _pod(start, world, start.nodes[place], kind)
         if pod is not None:
             name = f"pod-{number}"
             world.put_pod(structs.replace(pod, name=name, uid=f"uid-{name}", created_ms=age))
     return world
-
-
-def _revision(name: str) -> Revision:
-    template = msgspec.Raw(b'{"metadata":{"labels":{"app":"agent"}}}')
-    return Revision(
-        namespace="default",
-        daemonset="agent",
-        daemonset_uid="-",
-        hash=name,
-        number={"older": 1, HANGING: 2}[name],
-        template=template,
-    )
 
 
 def _pod(start: Start, world: World, node: Node, kind: str) -> Pod | None:
@@ -155,12 +149,15 @@ def _pod(start: Start, world: World, node: Node, kind: str) -> Pod | None:
 def plan_for(world: World, wanted: DaemonSet) -> PlannedSet:
     """Plan on what the log has."""
     fleet = PlannedFleet(world.subjects, [wanted.key], world.limits)
-    for record in world.log:
+    # As a reader has it: what STATE kept, then what it does not keep.
+    kept = {record.sequence for record in world.kept.values()}
+    for record in sorted(world.log, key=lambda each: each.sequence not in kept):
         subject = world.subjects.of(record.message)  # type: ignore[arg-type] # a world writes such messages only
         if fleet.wants(subject):
             payload = wire.encode(record.message)  # type: ignore[arg-type]
             assert fleet.take(
-                Received(record.sequence, record.time_ms, subject, payload), is_kept=False
+                Received(record.sequence, record.time_ms, subject, payload),
+                is_kept=record.sequence in kept,
             )
     planner = Planner(fleet, world.now_ms)
     planner.apply(wanted)

@@ -208,7 +208,7 @@ class _Churn:
             self._simulated.update_taints(name, [], [DRAINED])
 
     def _return(self, node: Node) -> None:
-        """Let a node return: half of them are others under the same name."""
+        """Let a node return: it is another one under the same name, as a backend has it."""
         self._returns += 1
-        uid = derived_uid(node.uid, str(self._returns)) if self._returns % 2 else node.uid
+        uid = derived_uid(node.uid, str(self._returns))
         self._simulated.add_node(structs.replace(node, uid=uid))

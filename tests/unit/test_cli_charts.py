@@ -118,3 +118,12 @@ def test_the_table_of_marks() -> None:
         ["2024-05-06T13:00:00Z", "4 nodes lost"],
         ["2024-05-06T13:00:00Z", "2 nodes lost (within 7s)"],
     ] == mark_rows(marks, SPAN, 10)
+
+
+@pytest.mark.parametrize("width", [1, 40, 60, 80, 200])
+def test_times_do_not_touch(width: int) -> None:
+    """On a narrow terminal the end has a line of its own; nothing is wider than a terminal of 40 columns or more."""
+    rows = [text.plain for text in chart([line((0, 10_000))], (), SPAN, width, BLOCKS)]
+
+    assert ["2024-05-06T13:00:00Z", "2024-05-06T13:00:01Z"] == " ".join(rows).split()[-2:]
+    assert max(40, width) == max(map(len, rows))

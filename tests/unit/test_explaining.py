@@ -371,23 +371,6 @@ class TestRemoved:
             f"pod {first.name} were not on node a, too" in step.opposite.conditions
         )  # tolerated, it would go as a duplicate
 
-    def test_three_of_a_kind(self) -> None:
-        """The youngest of three would go as long as any other is there; with a surge, any other of its kind."""
-        world = covered(daemonset(update_strategy=SURGING), "a")
-        first = the_pod(world)
-        for number, name in enumerate(("second", "third"), 1):
-            made_ms = world.now_ms + number
-            world.put_pod(
-                pod(daemonset(), node("a"), name, revision=first.revision, created_ms=made_ms)
-            )
-        newest = pod(daemonset(), node("a"), "new", revision="new", created_ms=world.now_ms)
-        world.put_pod(newest)
-        world.run()
-
-        (condition, *_) = removed(explained(world, "third")).opposite.conditions
-
-        assert f"pods {first.name} and second were not on node a, too" == condition
-
     def test_nobody_of_ours(self) -> None:
         """A pod that went without a decision of ours: the adapter told."""
         world = covered()

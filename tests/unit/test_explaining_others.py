@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 from tests.unit.support_explaining import (
     KEY,
+    SURGING,
     affine,
     causes,
     covered,
@@ -125,6 +126,41 @@ class TestOpposites:
             "node a did not have label zone=x, and met no other term of the node affinity"
             in step.opposite.conditions
         )
+
+    def test_what_is_to_stay_so(self) -> None:
+        """A requirement on the same label that the node meets without having it must go on being met."""
+        term: list[dict[str, object]] = [
+            {"key": "k", "operator": "Exists"},
+            {"key": "k", "operator": "NotIn", "values": ["1"]},
+        ]
+        world = World()
+        world.put_node(node("a", k="2"))
+        world.apply(daemonset(affine(term)))
+        world.run()
+        name = the_pod(world).name
+        world.put_node(node("a"))
+        world.run()
+
+        step = removed(explained(world, name))
+
+        assert ("node a had a label k", "node a still met k NotIn (1)") == step.opposite.conditions
+
+    def test_three_of_a_kind(self) -> None:
+        """The youngest of three would go as long as any other is there; with a surge, any other of its kind."""
+        world = covered(daemonset(update_strategy=SURGING), "a")
+        first = the_pod(world)
+        for number, name in enumerate(("second", "third"), 1):
+            made_ms = world.now_ms + number
+            world.put_pod(
+                pod(daemonset(), node("a"), name, revision=first.revision, created_ms=made_ms)
+            )
+        newest = pod(daemonset(), node("a"), "new", revision="new", created_ms=world.now_ms)
+        world.put_pod(newest)
+        world.run()
+
+        (condition, *_) = removed(explained(world, "third")).opposite.conditions
+
+        assert f"pods {first.name} and second were not on node a, too" == condition
 
     def test_taints(self) -> None:
         """A taint that is not tolerated; what is tolerated is said, and if that is all."""

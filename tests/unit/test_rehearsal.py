@@ -238,6 +238,40 @@ class TestFleet:
         ]
         assert len(messages) + 1 == log[0].sequence
 
+    def test_what_had_begun_is_done_when_it_would_have_been(self) -> None:
+        """A command that was decided before takes no longer for that."""
+        times_ms = []
+        for waited_ms in (0, 4):
+            rehearsal = Rehearsal(4)
+            sent = create(starting("sent"))
+            first = [NodeObserved(node=NODE), DaemonSetObserved(daemonset=SET), sent]
+            for record in renumbered((0, message) for message in first):
+                rehearsal.follow(record)
+            log = [*rehearsal.begin(BEGIN_MS + waited_ms), *rehearsal.settle()]
+            times_ms.append(
+                next(each.time_ms for each in log if isinstance(each.message, PodObserved))
+            )
+        assert [BEGIN_MS + APPLY_MS] * 2 == times_ms
+
+    def test_begins_while_a_node_is_not_ready(self) -> None:
+        """Its pod is ready again when the node is."""
+        fleet = Fleet()
+        down = replace(pod(SET, NODE), ready=False, ready_since_ms=0)
+        first = [NodeObserved(node=replace(NODE, ready=False)), PodObserved(pod=down)]
+        for record in renumbered((0, message) for message in first):
+            fleet.rehearsal.follow(record)
+        list(fleet.rehearsal.begin(BEGIN_MS))
+        fleet.happens(NodeObserved(node=NODE), 500)
+        assert [True] == [each.ready for each in fleet.pods]
+
+    def test_what_comes_due_is_noticed_ten_times_a_second(self) -> None:
+        """As a worker's clock does; what comes due meanwhile is noticed at once."""
+        fleet = Fleet(nodes=2, durations=Durations(start_ms=33))
+        fleet.applied(replace(SET, min_ready_seconds=1), 7)
+        fleet.settles()
+        ticks = [each.time_ms for each in fleet.log if isinstance(each.message, Tick)]
+        assert [BEGIN_MS + 1_100] == ticks
+
 
 class TestDurations:
     """What is learned."""

@@ -22,9 +22,10 @@ from everynode.core.events import (
     NodeObserved,
     PodGone,
     PodObserved,
+    StatusReported,
 )
 from everynode.core.state import Record
-from everynode.core.values import DaemonSet, Selector, UpdateStrategy
+from everynode.core.values import DaemonSet, Message, Selector, Status, UpdateStrategy
 from everynode.errors import InvalidObjectError
 from everynode.manifest import read_daemonsets
 from everynode.replay.durations import Durations
@@ -149,6 +150,7 @@ class TestAnotherSpec:
         _, _, run = what_if(rolled_out().log, wanted(nodeSelector={"no": "where"}))
         assert 0 == run.courses.of[KEY].timeline.curves["current"].last
         assert 8 == run.courses.of[KEY].pods_removed
+        assert 0 == run.courses.of[KEY].pods_replaced
 
     def test_a_set_that_did_not_change(self) -> None:
         """It changes where the stream begins."""
@@ -214,6 +216,38 @@ class TestAnotherSpec:
         assert was.of[KEY].rolled_out_ms is None
         assert run.courses.of[KEY].rolled_out_ms is not None
         assert 8 == run.courses.of[KEY].pods_replaced
+
+
+class TestCourse:
+    """How it went."""
+
+    def test_rolled_out(self) -> None:
+        """Not while a status speaks of what was wanted before; then the first time counts."""
+
+        def said(time_ms: int, generation: int, updated: int) -> tuple[int, Message]:
+            status = Status(
+                namespace="default",
+                daemonset="agent",
+                daemonset_uid=wanted().uid,
+                observed_generation=generation,
+                desired_number_scheduled=2,
+                number_available=2,
+                updated_number_scheduled=updated,
+            )
+            return time_ms, StatusReported(status=status)
+
+        course = Course(KEY, BEGIN_MS, ())
+        for record in renumbered(
+            [
+                (0, DaemonSetObserved(daemonset=wanted("2", 2))),
+                said(100, 1, 2),
+                said(200, 2, 1),
+                said(300, 2, 2),
+                said(400, 2, 2),
+            ]
+        ):
+            course.fold(record, moved=False)
+        assert BEGIN_MS + 300 == course.rolled_out_ms
 
 
 class TestWantedInstead:

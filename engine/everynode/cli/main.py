@@ -17,7 +17,12 @@ from typer.core import TyperGroup
 from everynode import __version__
 from everynode.cli.exits import ExitCode, exit_code_of
 from everynode.cli.options import LogFormatOption, LogLevelOption, NoColor
-from everynode.cli.terminal import discard_stdout, error_line, forbid_color
+from everynode.cli.terminal import (
+    discard_stdout,
+    error_line,
+    escape_what_stdout_cannot_write,
+    forbid_color,
+)
 from everynode.errors import EverynodeError
 
 EPILOG = """
@@ -129,6 +134,7 @@ def everynode(
 
 def run() -> None:
     """Run the command line of this process; an error of ours is one line on stderr, not a traceback."""
+    escape_what_stdout_cannot_write()
     try:
         try:
             app(prog_name="everynode")

@@ -18,6 +18,7 @@ import typer
 from everynode.cli.documents import read_documents
 from everynode.cli.installed import SOURCES, installed, load
 from everynode.cli.quantities import parse_moment_ms
+from everynode.cli.running import spare_garbage_collection
 from everynode.cli.terminal import error_line, note_line, progress_of
 from everynode.core.values import DaemonSet
 from everynode.errors import RecordingError
@@ -238,6 +239,7 @@ def opened_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     if str(path) == "-":
         yield sys.stdin.buffer, 0
         return
+    spare_garbage_collection()
     if not path.exists() or path.is_dir():
         raise RecordingError(f"{path}: there is no such file")
     with path.open("rb") as file:

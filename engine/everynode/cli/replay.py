@@ -66,6 +66,39 @@ With --verify the exit code is 0 if every decision is the same to the byte, and 
 
 app = typer.Typer(add_completion=False)
 
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Compare with what was decided then, to the byte.")
+]
+At = Annotated[
+    str,
+    typer.Option("--at", metavar="TIME", help="Show the fleet as it was then.", show_default=False),
+]
+Until = Annotated[
+    str, typer.Option("--until", metavar="TIME", help="Stop there.", show_default="the end")
+]
+WhatIf = Annotated[
+    Path | None,
+    typer.Option(
+        "--what-if",
+        metavar="FILE",
+        help="Compare with how it would have been with the DaemonSets in these manifests.",
+        show_default=False,
+    ),
+]
+Svg = Annotated[
+    Path | None,
+    typer.Option("--svg", metavar="FILE", help="With --what-if: draw it, too.", show_default=False),
+]
+Speed = Annotated[
+    str,
+    typer.Option(
+        "--speed",
+        metavar="10x",
+        help="Let it happen again, so much faster, to a fleet with simulated backends.",
+        show_default=False,
+    ),
+]
+
 
 @app.command("replay", epilog=EPILOG)
 def replay(
@@ -77,42 +110,12 @@ def replay(
     time_unit: TimeUnitOption = TimeUnit.US,
     epoch: Epoch = EPOCH_DEFAULT,
     filename: Sets = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare with what was decided then, to the byte.")
-    ] = False,
-    at: Annotated[
-        str,
-        typer.Option(
-            "--at", metavar="TIME", help="Show the fleet as it was then.", show_default=False
-        ),
-    ] = "",
-    until: Annotated[
-        str, typer.Option("--until", metavar="TIME", help="Stop there.", show_default="the end")
-    ] = "",
-    what_if: Annotated[
-        Path | None,
-        typer.Option(
-            "--what-if",
-            metavar="FILE",
-            help="Compare with how it would have been with the DaemonSets in these manifests.",
-            show_default=False,
-        ),
-    ] = None,
-    svg: Annotated[
-        Path | None,
-        typer.Option(
-            "--svg", metavar="FILE", help="With --what-if: draw it, too.", show_default=False
-        ),
-    ] = None,
-    speed: Annotated[
-        str,
-        typer.Option(
-            "--speed",
-            metavar="10x",
-            help="Let it happen again, so much faster, to a fleet with simulated backends.",
-            show_default=False,
-        ),
-    ] = "",
+    verify: Verify = False,
+    at: At = "",
+    until: Until = "",
+    what_if: WhatIf = None,
+    svg: Svg = None,
+    speed: Speed = "",
     nats: NatsOfUp = None,
     fleet: Fleet = "default",
     output: Output = OutputFormat.TABLE,
@@ -127,14 +130,11 @@ def replay(
     if svg is not None and what_if is None:
         raise typer.BadParameter("there is a picture with --what-if only", param_hint="--svg")
     if what_if is not None:
-        _check_what_if(files, verify=verify, at=at)
-        from everynode.cli.what_if import what_if as rehearse_what_if  # noqa: PLC0415 - only this needs it
+        _check_what_if(files, speed=speed, verify=verify, at=at)
+        from everynode.cli.what_if import what_if as show_what_if  # noqa: PLC0415 - only this needs it
 
-        raise typer.Exit(
-            rehearse_what_if(
-                partial(opened_stream, files, read_from, until_ms), what_if, svg, output
-            )
-        )
+        opened = partial(opened_stream, files, read_from, until_ms)
+        raise typer.Exit(show_what_if(opened, what_if, svg, output))
     if nats and not speed:
         raise typer.BadParameter(
             "nothing is asked of a server without --speed", param_hint="--nats"
@@ -169,9 +169,9 @@ def _check_source(source: str, *, verify: bool, has_sets: bool, at: str) -> None
         raise typer.BadParameter(text, param_hint="--filename")
 
 
-def _check_what_if(files: Sequence[Path], *, verify: bool, at: str) -> None:
-    if verify or at:
-        text = "it compares with how it would have been; leave out --verify and --at"
+def _check_what_if(files: Sequence[Path], *, speed: str, verify: bool, at: str) -> None:
+    if speed or verify or at:
+        text = "it compares with how it would have been; leave out --speed, --verify and --at"
         raise typer.BadParameter(text, param_hint="--what-if")
     if any(str(path) == "-" for path in files):
         text = "it is read twice, which stdin cannot be: name a file"

@@ -29,7 +29,7 @@ from everynode.core.events import (
     PodGone,
     PodObserved,
 )
-from everynode.core.values import Node, PodKey, SetKey, Status
+from everynode.core.values import Node, Pod, PodKey, SetKey, Status
 from everynode.errors import EverynodeError, RefusedError
 from everynode.replay.outside import Outside
 from everynode.replay.streams import Stream, record_of
@@ -190,6 +190,10 @@ class _Happening:
         """List the nodes that there are now."""
         return [node for fleet in self.fleets.values() for node in fleet.nodes.values()]
 
+    def pods(self) -> dict[PodKey, Pod]:
+        """Return the pods that there are now."""
+        return {key: pod for fleet in self.fleets.values() for key, pod in fleet.pods.items()}
+
     def summary(self, worker: Worker, seconds: float, *, covered: bool) -> dict[str, Any]:
         """Say how it went."""
         counts, then_ms = worker.counts, self._last_ms - (self._first_ms or self._last_ms)
@@ -212,7 +216,7 @@ def _told(summary: dict[str, Any]) -> list[str]:
     happened = ", ".join(f"{events[name]} of {name}" for name in events)
     return [
         f"{sum(events.values())} events ({happened}), {summary['passedOver']} passed over",
-        f"{summary['secondsThen']:.0f} s then, {summary['seconds']:.1f} s now; late by {summary['lateSecondsMax']:.2f} s",
+        f"{summary['secondsThen']:.0f} s then, {summary['seconds']:.1f} s now; {summary['lateSecondsMax']:.2f} s late",
         f"{summary['decisions']} decisions with {summary['creates']} creates and {summary['deletes']} deletes",
         f"{summary['nodes']} nodes, {'all covered' if summary['covered'] else 'not all covered'}",
     ]
@@ -241,21 +245,18 @@ def _put_node(fleet: SimulatedFleet, node: Node) -> None:
 async def _settle(bus: JetStreamBus, worker: Worker, happening: _Happening) -> None:
     """Wait until the log has all that happened, and each node that is ready has its pods."""
     nodes = {node.key: node for node in happening.nodes()}
-    sequence = 0
-    async for view in follow_view(bus, ["node", "daemonset"]):
-        if view.nodes == nodes:
-            sequence = view.sequence
-            break
     silent = sum(not node.ready for node in nodes.values())
-    while True:
-        await worker.wait_settled(sequence)
-        statuses = worker.statuses()
-        if all(
-            _is_covered(statuses.get(key), generation, silent)
-            for key, generation in happening.generations.items()
-        ):
-            return
-        await worker.wait_changed()
+    async with contextlib.aclosing(follow_view(bus, ["node", "pod", "status"])) as views:
+        async for view in views:
+            if view.nodes != nodes or view.pods != happening.pods():
+                continue
+            await worker.wait_settled(view.sequence)
+            statuses = worker.statuses()
+            if all(
+                _is_covered(statuses.get(key), generation, silent)
+                for key, generation in happening.generations.items()
+            ):
+                return
 
 
 def _is_covered(status: Status | None, generation: int, silent: int) -> bool:

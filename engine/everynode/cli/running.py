@@ -39,9 +39,14 @@ def run(command: Coroutine[Any, Any, ExitCode]) -> ExitCode:
     Raises:
         EverynodeError: What it raised.
     """
+    spare_garbage_collection()
+    return asyncio.run(_until_done_or_asked(command))
+
+
+def spare_garbage_collection() -> None:
+    """Let Python look for garbage less often, and never again among what is there by now: see `GARBAGE_THRESHOLD`."""
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
-    return asyncio.run(_until_done_or_asked(command))
 
 
 async def _until_done_or_asked(command: Coroutine[Any, Any, ExitCode]) -> ExitCode:

@@ -7,6 +7,7 @@ whole names; in a terminal they may carry colour, unless `--no-color` or NO_COLO
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,12 @@ def harmless(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def escape_what_stdout_cannot_write() -> None:
+    """Write a letter that the terminal's encoding does not have as an escape from now on, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def discard_stdout() -> None:

@@ -160,6 +160,6 @@ def rests_until_ms(state: SetState, pod: Pod) -> int:
 
     The first one of a generation goes at once. Each of those that follow stays longer: see ``pacing.rest_ms``.
     """
-    failures = pod.failures if pod.generation == state.generation else 0
-    wait_ms = rest_ms(failures)
-    return pod.created_ms + wait_ms if wait_ms else 0
+    if not pod.failures or pod.generation != state.generation:
+        return 0
+    return pod.created_ms + rest_ms(pod.failures)

@@ -214,9 +214,12 @@ def _affinity_for(constraints: Constraints, node: Node) -> Iterator[str]:
         return
     usable = [term for term in constraints.terms if term.usable]
     if len(usable) == 1:
+        unmet = [each for each in usable[0].labels if not matches(each, node.labels)]
+        yield from dict.fromkeys(_met(requirement, node) for requirement in unmet)
+        keys = {requirement.key for requirement in unmet}
         for requirement in usable[0].labels:
-            if not matches(requirement, node.labels):
-                yield _met(requirement, node)
+            if requirement.key in keys and requirement not in unmet:
+                yield f"node {node.name} still met {describe_requirement(requirement)}"
         for requirement in usable[0].fields:
             if not matches(requirement, fields):
                 yield _met(requirement, node)

@@ -51,6 +51,7 @@ class PlannedFleet:
         """Know nothing yet."""
         self.state = FleetState(limits or Limits(), naming)
         self.refused = 0
+        self._sequence = 0
         self._subjects = subjects
         self._keys = frozenset(keys)
         shards = {str(shard_of(key, subjects.shards)) for key in self._keys}
@@ -87,6 +88,7 @@ class PlannedFleet:
         Returns:
             Whether it could be used; if not, nothing has changed.
         """
+        self._sequence = max(self._sequence, received.sequence)
         try:
             message = wire.decode_from(self._subjects, received.subject, received.payload)
             record = Record(received.sequence, received.time_ms, message)
@@ -147,4 +149,5 @@ class PlannedFleet:
         Raises:
             RefusedError: It cannot be used.
         """
-        self.state.fold(Record(self.state.sequence + 1, self.state.now_ms, message))
+        self._sequence += 1
+        self.state.fold(Record(self._sequence, self.state.now_ms, message))

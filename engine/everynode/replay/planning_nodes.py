@@ -86,9 +86,8 @@ class _Foresight:
         self.fleet, self.state = fleet, state
         self.index, self.nodes = fleet.index, state.coverage
         self.now = rollout_of(state, fleet.index)
-        self.found = Foreseen()
-        self.counting = self.now.counting
-        self.gains, self.adopted, self.cleared = BitMap(), BitMap(), BitMap()
+        self.found = Foreseen(skipped=self.now.skipped)
+        self.gains, self.adopted = BitMap(), BitMap()
         self.survivors: dict[int, Pod] = {}
 
     def look(self) -> Foreseen:
@@ -99,9 +98,7 @@ class _Foresight:
         self._adopt()
         self._gain()
         self._name_revisions()
-        found.skipped = self.now.skipped - self._blamed()
-        self.counting = nodes.eligible - found.skipped
-        found.remade = found.made & nodes.obstructed & self.counting
+        found.remade = found.made & nodes.obstructed & self.now.counting
         if self.state.surges:
             found.finishing = nodes.eligible & nodes.outdated & nodes.current
             for node_id in found.finishing:
@@ -149,8 +146,6 @@ class _Foresight:
         left = [pod for pod in pods if pod.live and pod.uid not in going]
         reasons = [item.reason for item in items]
         released = [item for item in items if item.reason in RELEASED]
-        if not released:
-            self.cleared.add(node_id)
         if released:
             joins = next((pod for pod in map(self._let_go, released) if pod is not None), None)
             self._note(node_id, Happening.RELEASE, released[0].reason)
@@ -163,7 +158,7 @@ class _Foresight:
         elif not left:
             self._note(node_id, Happening.REPLACE, reasons[0])
             found.made.add(node_id)
-        elif OUTDATED in reasons:
+        elif OUTDATED in reasons and is_eligible:
             self._note(node_id, Happening.REPLACE, OUTDATED)
         else:
             self._note(node_id, Happening.TRIM, reasons[0])
@@ -227,17 +222,12 @@ class _Foresight:
                     ready = node_id not in index.unready
                     (found.ready.add if ready else found.ready.discard)(node_id)
 
-    def _blamed(self) -> BitMap:
-        """Return nodes that are skipped until something is done there: nobody knows whether they were lost before."""
-        new = ((self.found.made - self.found.staying) | self.cleared) & self.now.skipped
-        return BitMap([each for each in new if not self.index.node(each).unready_since_ms])
-
     # --- what does not get ready --------------------------------------------------------------------------------------
 
     def _stuck(self) -> BitMap:
         nodes, index = self.nodes, self.index
         stuck = BitMap()
-        for node_id in self.counting:
+        for node_id in self.now.counting:
             pod = self.survivors.get(node_id)
             if pod is None and node_id in nodes.serving and node_id not in self.found.made:
                 continue

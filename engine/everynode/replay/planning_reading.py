@@ -17,6 +17,8 @@ from everynode.runtime.view import last_good
 async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) -> None:
     """Read STATE, and what the log has that STATE does not keep and that is not forgotten yet.
 
+    A log that has no older message says everything that STATE does.
+
     Args:
         bus: The fleet's log.
         fleet: Takes it in.
@@ -26,6 +28,18 @@ async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) ->
         UnavailableError: The server did not answer.
     """
     everything = [bus.subjects.everything()]
+    start = await bus.sequence_at(now_ms - Limits().horizon_ms)
+    if start > 1:
+        start = min(start, await _read_state(bus, fleet, everything) + 1)
+    async with aclosing(bus.read_log(everything, start)) as chunks:
+        async for chunk in chunks:
+            for received in chunk:
+                if fleet.wants(received.subject):
+                    fleet.take(received, is_kept=False)
+
+
+async def _read_state(bus: FleetBus, fleet: PlannedFleet, everything: list[str]) -> int:
+    """Read STATE; returns up to where it has taken over the log."""
     last = 0
     async with aclosing(bus.read_state(everything)) as chunks:
         async for chunk in chunks:
@@ -35,9 +49,4 @@ async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) ->
                     good = await last_good(bus, received)
                     if good is not None:
                         fleet.take(good, is_kept=True)
-    start = await bus.sequence_at(now_ms - Limits().horizon_ms)
-    async with aclosing(bus.read_log(everything, min(start, last + 1))) as chunks:
-        async for chunk in chunks:
-            for received in chunk:
-                if fleet.wants(received.subject):
-                    fleet.take(received, is_kept=False)
+    return last

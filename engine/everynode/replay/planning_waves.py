@@ -1,8 +1,8 @@
 """In which order a rollout comes to its nodes, and how many are taken at a time.
 
 Used by ``planning``, after ``planning_nodes``. The rule is ``core.rollout``'s, which says what to do now; here it is
-followed to its end in one go, over ids of nodes instead of messages. A property test holds the two equal. A wave is
-what is taken down together: the next one is taken when this one is available again.
+asked for the first step, and followed from there to the end in one go, over ids of nodes instead of messages. A property
+test holds the two equal. A wave is what is taken down together: the next one follows when this one is available again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pyroaring import BitMap
 
 from everynode.core.budget import Budget, budget_of
 from everynode.core.index import EMPTY
+from everynode.core.rollout import next_step
 from everynode.core.setstate import SetState
 from everynode.core.state import FleetState
 from everynode.core.values import ON_DELETE, NodeKey
@@ -32,7 +33,7 @@ class Waves(NamedTuple):
     Attributes:
         budget: What it may do, in numbers of nodes.
         waves: The nodes of each wave, in the order in which they are taken.
-        broken: So many of the first wave have a pod that is not ready: they are taken whatever the budget says.
+        broken: So many have a pod that is not ready: they are taken first, whatever the budget says.
         held: Nodes that stay on an old revision, and why.
         stuck: So many nodes use up the budget for good, as things are.
     """
@@ -52,18 +53,22 @@ def waves_of(fleet: FleetState, state: SetState, found: Foreseen) -> Waves:
     if strategy.type != ON_DELETE and not strategy.paused:
         candidates = (found.staying - found.skipped) & state.coverage.chosen
     room = min(len(candidates), max(0, len(found.staying) - budget.partition))
-    broken = _in_order(fleet, candidates - found.ready)[:room]
-    working = _in_order(fleet, candidates & found.ready)[: room - len(broken)]
-    waves = list(_in_waves(state, found, budget, broken, working, index.unready))
+    step = next_step(state, index, index.everything, len(index))
+    begun = step.add_on if state.surges else step.take_down
+    left = candidates - BitMap(begun)
+    room -= len(begun)
+    broken = _in_order(fleet, left - found.ready)[: max(0, room)]
+    working = _in_order(fleet, left & found.ready)[: max(0, room - len(broken))]
+    waves = list(_in_waves(state, found, budget, (begun, broken, working), index.unready))
     taken = BitMap([node_id for wave in waves for node_id in wave])
-    spared = found.staying - taken
-    held = {index.key(each): _why_held(state, found, candidates, each) for each in spared}
-    if len(taken) < room:
-        held |= dict.fromkeys(map(index.key, [*broken, *working][len(taken) :]), STALLED)
+    held = {
+        index.key(each): _why_held(state, found, candidates, each) for each in found.staying - taken
+    }
+    held |= {index.key(each): STALLED for each in working if each not in taken}
     return Waves(
         budget=budget,
         waves=[[index.key(node_id) for node_id in wave] for wave in waves],
-        broken=len(broken),
+        broken=len((taken & candidates) - found.ready),
         held=held,
         stuck=len(found.stuck - taken),
     )
@@ -78,24 +83,33 @@ def _in_waves(
     state: SetState,
     found: Foreseen,
     budget: Budget,
-    broken: list[int],
-    working: list[int],
+    order: tuple[list[int], list[int], list[int]],
     unready: BitMap,
 ) -> Iterator[list[int]]:
     """Take nodes in turn: those first whose pod is not ready anyway, which cost nothing; the others within the budget.
 
-    ``used`` are the nodes that use up the budget and go on doing so. Pods on nodes that are not ready do not get ready.
+    Args:
+        state: The set.
+        found: How its nodes are when the rollout has begun.
+        budget: What it may do.
+        order: The nodes that are taken at once; then, of the others, those whose pod is not ready; then the rest.
+        unready: Nodes on which no pod gets ready: once taken, they use up the budget.
     """
-    first = BitMap(broken)
-    if state.surges:
+    begun, broken, working = order
+    first = BitMap([*begun, *broken])
+    position = 0
+    if state.surges:  # an old pod that is not ready goes as soon as there is a new one
         limit, used = budget.max_surge, found.finishing & found.stuck
-        down = BitMap(used)  # an old pod that is not ready goes as soon as there is a new one
+        used |= BitMap(begun) & found.ready & unready
+        if begun:
+            yield begun
+        wave = broken
     else:
         limit, used = budget.max_unavailable, found.stuck - first
         down = used | first | found.remade
         used |= first & unready
-    position = max(0, limit - len(down))
-    wave = broken + working[:position]
+        position = max(0, limit - len(down))
+        wave = begun + broken + working[:position]
     if wave:
         yield wave
     used |= BitMap(working[:position]) & unready

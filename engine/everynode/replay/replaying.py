@@ -156,7 +156,7 @@ class Replay:
                 continue
             self._read(entry.received)
             if len(self._ahead) > AHEAD_MESSAGES_MAX:
-                if self._is_due:
+                if self._expected and self._is_due:
                     yield from self._due()
                 self._fold(self._ahead.popleft())
         while self._ahead:

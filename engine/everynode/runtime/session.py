@@ -145,10 +145,15 @@ class Session:
 
         Raises:
             StaleError: The log is not what it was.
-            UnavailableError: It could not be read.
+            UnavailableError: It could not be read, or not over one connection.
         """
+        epoch = self._bus.epoch
         position = await self._load()
         await self._catch_up(position)
+        if self._bus.epoch != epoch:
+            # Only the last message is compared (``_make_sure``), and the log may have grown past it again (S6).
+            message = "the connection was lost while STATE and the log were read: what came first may be lost"
+            raise UnavailableError(message)
         async with asyncio.TaskGroup() as group:
             self._group = group
             self.caught_up = True
@@ -195,7 +200,11 @@ class Session:
         Raises:
             StaleError: The log has let go of messages faster than they were read.
         """
-        found = await self._read_apart(position) if len(self._filters) > 1 else None
+        # Later than where it ended before STATE was read: nothing is decided on a basis older than what STATE had (S7).
+        _, end, _ = await self._bus.log_position()
+        found = None
+        if len(self._filters) > 1:
+            found = await self._read_apart(position.start, end)
         if found is None:
             everything = [self._bus.subjects.everything()]
             async with aclosing(self._bus.read_log(everything, position.start)) as chunks:
@@ -210,21 +219,21 @@ class Session:
         if first > position.end + 1:
             message = f"the log begins at {first}, and ended at {position.end} when it was begun to be read"
             raise StaleError(message)
-        self.machine.caught_up(max(self.machine.fleet.sequence, position.end))
+        self.machine.caught_up(max(self.machine.fleet.sequence, end))
         self._read_to = self.machine.fleet.sequence
         self._folded_at_ms = monotonic_ms()
 
-    async def _read_apart(self, position: _Position) -> list[Received] | None:
-        """Read the log to its end, subject by subject; ``None`` if that is more than is to be held."""
+    async def _read_apart(self, start: int, end: int) -> list[Received] | None:
+        """Read a part of the log, subject by subject; ``None`` if that is more than is to be held."""
         found: dict[int, Received] = {}
         for subject in self._filters:
-            async with aclosing(self._bus.read_log([subject], position.start)) as chunks:
+            async with aclosing(self._bus.read_log([subject], start)) as chunks:
                 async for chunk in chunks:
                     # What came after the end is followed: what was read before could not have it.
                     found.update(
                         (one.sequence, one)
                         for one in chunk
-                        if one.sequence <= position.end and self._concerns(one.subject)
+                        if one.sequence <= end and self._concerns(one.subject)
                     )
                     if len(found) > READ_APART_MESSAGES_MAX:
                         return None

@@ -11,7 +11,10 @@ import pytest
 import yaml
 from msgspec import structs
 
-from everynode.core.events import DaemonSetObserved, NodeObserved, PodObserved
+from everynode.cli.explain_past import OUTCOMES_ASKED_MAX
+from everynode.core.commands import CreatePod, outcome_of
+from everynode.core.events import DaemonSetObserved, NodeObserved, PodGone, PodObserved
+from everynode.replay.recording import MAGIC, SCHEMA_VERSION, Header, Writer
 from everynode.testing.builders import daemonset, node, pod
 
 if TYPE_CHECKING:
@@ -179,6 +182,54 @@ class TestPod:
         assert "DaemonSet:  <none>" in told.out
         assert "Made:" not in told.out
 
+    async def test_many_commands(self, written: WrittenFleet) -> None:
+        """What became of the first of more commands than are asked about one by one is known, too."""
+        wanted, on = daemonset(), node("a")
+        creates = [
+            CreatePod(
+                id=f"c{number}",
+                backend=on.backend,
+                node=on.name,
+                node_uid=on.uid,
+                namespace=wanted.namespace,
+                daemonset=wanted.name,
+                daemonset_uid=wanted.uid,
+                generation=1,
+                pod=f"p{number}",
+                revision="r",
+                expires_ms=1,
+                slot=0,
+            )
+            for number in range(OUTCOMES_ASKED_MAX + 1)
+        ]
+        await written.write(*creates, *(outcome_of(each, "done") for each in creates))
+        await written.write(PodObserved(pod=pod(wanted, on, "p0")))
+
+        told = await written("explain", "pod/p0", "-o", "json")
+
+        assert "done" == json.loads(told.out)["made"]["outcome"]["result"]
+
+    async def test_what_others_wrote(
+        self, written: WrittenFleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What an adapter says can neither steer a terminal nor add a line; where there is only ASCII, it is shown."""
+        gone = PodGone(
+            backend="east",
+            namespace="default",
+            name="p",
+            uid="u",
+            node="a",
+            why="caf\u00e9 \x1b[2J\nNote: all is well",
+        )
+        await written.write(gone)
+
+        told = await written("explain", "pod/p")
+        monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+        in_ascii = await written("explain", "pod/p")
+
+        assert "pod p gone: caf\u00e9 \\x1b[2J\\nNote: all is well" in told.out
+        assert (0, told.out.replace("\u00e9", "\\xe9")) == (in_ascii.code, in_ascii.out)
+
 
 class TestNode:
     """`explain daemonset/NAME --node N --at TIME`."""
@@ -226,6 +277,7 @@ class TestRefused:
             (("ds/nope", "--at", "0s"), 'daemonsets "nope" not found in namespace explained at '),
             (("ds/a", "--at", "2001-02-03T04:05:06Z"), "2001-02-03T04:05:06Z; the log begins at "),
             (("ds/a", "--node", "nope", "--at", "0s"), 'nodes "nope" not found at '),
+            (("ds/a", "--at", "2999-02-03T04:05:06Z"), "that is to come"),
             (("ds/a", "--recording", "nowhere"), "nowhere: there is no such file"),
         ],
     )
@@ -258,8 +310,55 @@ class TestRefused:
         (tmp_path / "text").write_text("hello")
 
         ended = lived.everynode("explain", "ds/fluentd", "-n", "logging", "--recording", cut)
+        not_there = lived.everynode("explain", "pod/nope", "--recording", cut)
         text = lived.everynode("explain", "pod/a", "--recording", tmp_path / "text")
 
-        assert (1, 1) == (ended.code, text.code)
+        assert (1, 1, 1) == (ended.code, not_there.code, text.code)
         assert "could be read" in ended.err
+        assert "not found" in not_there.err
+        assert "could be read" in not_there.err
         assert "no recording" in text.err
+
+    async def test_times_that_a_recording_has_not(
+        self, written: WrittenFleet, tmp_path: Path
+    ) -> None:
+        """What was kept from before it begins is not taken for what was so long ago; after its end, that is said."""
+        path = tmp_path / "r"
+        await written.write(DaemonSetObserved(daemonset=daemonset()))
+        await written.write(NodeObserved(node=node("a")))
+        await written("record", "-o", str(path), "--from-seq", "2")
+        words = ("explain", "ds/agent", "--recording", str(path))
+
+        early = await written(*words, "--at", "2001-02-03T04:05:06Z")
+        late = await written(*words, "--at", "0s")
+        at_its_end = await written(*words)
+
+        assert (1, "") == (early.code, early.out)
+        assert "nothing is known of 2001-02-03T04:05:06Z; the log begins at" in early.err
+        assert (0, 0) == (late.code, at_its_end.code)
+        assert "its last message is of" in late.err
+        assert "" == at_its_end.err
+
+    async def test_an_empty_recording(self, tmp_path: Path, everynode: Everynode) -> None:
+        """It has no messages, and that is said; no year 1970."""
+        path = tmp_path / "empty"
+        header = Header(
+            what=MAGIC,
+            schema=SCHEMA_VERSION,
+            fleet="f",
+            shards=16,
+            begins=1,
+            from_sequence=1,
+            from_ms=1_715_000_000_000,
+            recorded_ms=1_715_000_000_000,
+        )
+        with path.open("wb") as file:
+            Writer(file, header).finish()
+
+        explained = everynode("explain", "pod/p", "--recording", path)
+        timeline = everynode("timeline", "ds/a", "--recording", path)
+
+        assert (1, 1) == (explained.code, timeline.code)
+        assert "the log has no messages" in explained.err
+        assert 'daemonsets "a" not found' in timeline.err
+        assert not any("1970" in each.err for each in (explained, timeline))

@@ -265,9 +265,15 @@ class TestRefused:
         late = await written(*offline, "--since", "0s", "--until", LATER)
         turned = await written("timeline", "ds/agent", "--since", "1h", "--until", "2h")
 
+        future = await written("timeline", "ds/agent", "--until", LATER, "-o", "json")
+        to_stdout = await written("timeline", "ds/agent", "--svg", "-")
+
         assert [1, 1, 1, 2] == [each.code for each in (no_status, early, late, turned)]
+        assert json.loads(future.out)["ends"] < LATER
+        assert (2, "") == (to_stdout.code, to_stdout.out)
         assert "had reported a status of daemonset default/agent" in no_status.err
-        assert all("ask for another time" in each.err for each in (early, late))
+        assert "it begins at " in early.err
+        assert "it ends at " in late.err
         assert "--since must be before --until" in turned.err
 
     async def test_files_and_names(

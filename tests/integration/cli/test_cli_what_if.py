@@ -52,6 +52,7 @@ class Recorded:
         """Nothing is asked yet."""
         self.directory = directory
         self.plain, self.redacted = directory / "plain", directory / "redacted"
+        self.part = directory / "part"
         self._everynode = everynode
 
     def what_if(self, text: str, *options: str | Path, recording: Path | None = None) -> Ended:
@@ -78,6 +79,8 @@ def recorded(fleet_up: Everynode, tmp_path_factory: pytest.TempPathFactory) -> I
         assert 0 == fleet_up("rollout", "status", "ds/rolled", "--timeout", "60s").code
     for path, options in ((found.plain, ()), (found.redacted, ("--redact", "env"))):
         assert 0 == fleet_up("record", "-o", path, *options).code
+    sequence = found.document(manifest())["sequence"]
+    assert 0 == fleet_up("record", "-o", found.part, "--from-seq", str(sequence)).code
     yield found
     fleet_up("delete", "ds/rolled")
 
@@ -98,6 +101,10 @@ class TestWhatIf:
         assert ("recorded", 2, True) == tuple(
             document[name] for name in ("baseline", "replacedGeneration", "changes")
         )
+
+    def test_a_part(self, recorded: Recorded) -> None:
+        """Of the log from the change on, the same can be said as of all of it."""
+        assert recorded.document(manifest()) == recorded.document(manifest(), recorded.part)
 
     def test_another_strategy(self, recorded: Recorded, tmp_path: Path) -> None:
         """A table, a chart and a picture: less unavailable at once, and it takes longer."""

@@ -6,10 +6,12 @@ decided from, even if nobody has decided about the set since.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import pytest
+from tests.integration.conftest import UNTIL_SECONDS
 from tests.integration.support_world import make_set
 
 from everynode import wire
@@ -169,5 +171,6 @@ class TestStart:
         monkeypatch.setattr(bus, "read_state", first(connect_anew, bus.read_state))
         session = session_of(bus)
         with pytest.raises(UnavailableError, match="connection was lost"):
-            await session.run()
+            async with asyncio.timeout(UNTIL_SECONDS):  # it would follow for ever
+                await session.run()
         assert not session.caught_up

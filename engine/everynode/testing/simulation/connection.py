@@ -68,13 +68,17 @@ class Network(Protocol):
 class Ask:
     """A call that waits for its answer."""
 
-    __slots__ = ("act", "future", "sent_us")
+    __slots__ = ("act", "epoch", "future", "number", "sent_us")
 
-    def __init__(self, act: Callable[[], Any], future: asyncio.Future[Any], sent_us: int) -> None:
+    def __init__(
+        self, act: Callable[[], Any], future: asyncio.Future[Any], connection: Connection
+    ) -> None:
         """Keep what is to be done, and who waits."""
         self.act = act
         self.future = future
-        self.sent_us = sent_us
+        self.sent_us = connection.now_us
+        self.epoch = connection.epoch
+        self.number = connection.next_number()
 
     def fail(self, error: EverynodeError) -> None:
         """Give up, if there is no answer yet."""
@@ -107,6 +111,8 @@ class Connection:
         self._network = network
         self._loop = network.loop
         self._cuts = 0
+        self._asked = 0
+        self._last_performed = 0
         self._failures = 0
         self._arrived_to_us = 0
         self._arrived_from_us = 0
@@ -130,6 +136,16 @@ class Connection:
         """Leave it alone from now on."""
         self._watchers.pop(woken, None)
 
+    @property
+    def now_us(self) -> int:
+        """The time."""
+        return self._loop.now_us
+
+    def next_number(self) -> int:
+        """Number the calls."""
+        self._asked += 1
+        return self._asked
+
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -150,7 +166,7 @@ class Connection:
         """
         self.check()
         loop = self._loop
-        ask = Ask(act, loop.create_future(), loop.now_us)
+        ask = Ask(act, loop.create_future(), self)
         faults, draw = self._network.faults, loop.random.random
         self._waiting[ask] = None
         if self.cut_to or self.cut_from:
@@ -176,6 +192,7 @@ class Connection:
 
     def _perform(self, ask: Ask) -> None:
         """Do at the server what was asked, and answer."""
+        self._last_performed = max(self._last_performed, ask.number)
         result: object
         try:
             result = ask.act()
@@ -189,6 +206,9 @@ class Connection:
         self.to_client(partial(self._answer, ask, result))
 
     def _arrive_late(self, ask: Ask) -> None:
+        """Do it after all, unless it would have to overtake on its own connection: the order there is kept."""
+        if ask.epoch == self.epoch and ask.number < self._last_performed:
+            return
         if self._network.is_up:
             try:
                 ask.act()

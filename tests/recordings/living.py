@@ -116,9 +116,13 @@ async def live(directory: Path, shape: Shape, recording: Path) -> Life:
             life = await _live(bus, simulated, workers, shape)
         for worker in workers:
             await worker.end()
-        command = [PROGRAM, "record", "-o", recording, "--fleet", FLEET, "--nats", server.url]
-        await asyncio.to_thread(subprocess.run, command, check=True, timeout=COMMAND_SECONDS_MAX)
+        await asyncio.to_thread(_record, server.url, recording)
     return life
+
+
+def _record(url: str, recording: Path) -> None:
+    command = [str(PROGRAM), "record", "-o", str(recording), "--fleet", FLEET, "--nats", url]
+    subprocess.run(command, check=True, timeout=COMMAND_SECONDS_MAX)
 
 
 def _workers(directory: Path, url: str, count: int) -> Iterator[KeptProcess]:

@@ -80,10 +80,10 @@ def verify(recording: Path, python: Path, hash_seed: int) -> Verified:
         "PYTHONHASHSEED": str(hash_seed),
         "PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'adapters'}",
     }
-    command = [python, "-c", RUN_EVERYNODE, "replay", recording, "--verify", "-o", "json"]
+    words = ["-c", RUN_EVERYNODE, "replay", str(recording), "--verify", "-o", "json"]
     began = time.monotonic()
     ended = subprocess.run(
-        command,
+        [str(python), *words],
         env=environment,
         capture_output=True,
         check=False,
@@ -125,10 +125,10 @@ def _version(python: str) -> str:
 def _environment(python: str, directory: Path) -> Path | str:
     ours = directory / "bin" / "python"
     requirements = ROOT / "requirements" / "run.txt"
-    install = [ours, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    install = [str(ours), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     commands = (
-        [python, "-m", "venv", directory],
-        [*install, "--no-deps", "--require-hashes", "-r", requirements],
+        [python, "-m", "venv", str(directory)],
+        [*install, "--no-deps", "--require-hashes", "-r", str(requirements)],
     )
     for command in commands:
         ended = subprocess.run(

@@ -1,6 +1,7 @@
 """The past with another spec: the same where nothing was changed, and another only from the change on."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from tests.unit.support_rehearsal import (
     what_if,
 )
 
+from everynode import wire
 from everynode.core.commands import CreatePod, Decision, DeletePod
 from everynode.core.events import (
     DaemonSetGone,
@@ -25,18 +27,22 @@ from everynode.core.events import (
     StatusReported,
 )
 from everynode.core.state import Record
-from everynode.core.values import DaemonSet, Message, Selector, Status, UpdateStrategy
+from everynode.core.values import DaemonSet, Message, Selector, SetKey, Status, UpdateStrategy
 from everynode.errors import InvalidObjectError
 from everynode.manifest import read_daemonsets
 from everynode.replay.durations import Durations
+from everynode.replay.recording import Reader
 from everynode.replay.rehearsed import RehearsedStream
-from everynode.replay.what_if import Change, Survey, compared, wanted_instead
+from everynode.replay.streams import stream_of
+from everynode.replay.what_if import Change, Survey, compared, rehearse, wanted_instead
 from everynode.replay.what_if_course import Course
 from everynode.runtime.applying import KnownSet
+from everynode.runtime.byhand import paused, restarted, resumed
 from everynode.testing.builders import node
 
 SLOW = UpdateStrategy(type="RollingUpdate", max_unavailable=1)
 KEY = wanted().key
+RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
 
 
 def rolled_out(nodes: int = 8) -> Fleet:
@@ -281,6 +287,25 @@ class TestWantedInstead:
         with pytest.raises(InvalidObjectError, match="cannot be changed"):
             wanted_instead(other, self.change(wanted()))
 
+    def test_what_was_done_by_hand(self) -> None:
+        """A restart is one with another strategy, too; a pause stays, and one that was ended there ends."""
+        asked = wanted(strategy=SLOW)
+        restart = restarted(wanted(generation=2), "2026-01-01T00:00:00Z")
+        found = wanted_instead(asked, self.change(wanted(), restart)).daemonset
+        assert found is not None
+        assert (restart.template, SLOW) == (found.template, found.update_strategy)
+
+        held = paused(wanted(generation=2), "2026-01-01T00:00:00Z")
+        pausing = wanted_instead(asked, self.change(wanted(), held)).daemonset
+        resuming = wanted_instead(asked, self.change(held, resumed(held))).daemonset
+        later = wanted_instead(asked, self.change(held)).daemonset
+        assert pausing is not None
+        assert resuming is not None
+        assert later is not None
+        assert [True, False, True] == [
+            each.update_strategy.paused for each in (pausing, resuming, later)
+        ]
+
     def test_a_set_of_a_cluster(self) -> None:
         """It would have been changed there, and stays the cluster's."""
         kept = replace(wanted(), origin="prod", backend="prod")
@@ -347,3 +372,30 @@ spec:
     _, _, run = what_if(rolled_out().log, accepted.daemonset)
     assert run.courses.of[KEY].rolled_out_ms is None
     assert 0 == run.courses.of[KEY].pods_made
+
+
+@pytest.mark.parametrize("path", sorted(RECORDINGS.glob("*.everynode")), ids=lambda path: path.stem)
+def test_recordings(path: Path) -> None:
+    """With nothing changed, each pod that was made or removed is so again, whatever happened; none else is.
+
+    Commands that failed then work now, and are not repeated.
+    """
+    last: dict[SetKey, DaemonSet] = {}
+    with path.open("rb") as file:
+        for entry in Reader(file, path.name).entries():
+            if ".daemonset." in entry.received.subject:
+                message = wire.decode(entry.received.payload)
+                if isinstance(message, DaemonSetObserved):
+                    last[message.daemonset.key] = message.daemonset
+    assert last
+    survey = Survey(last)
+    with path.open("rb") as file:
+        survey.read(stream_of(Reader(file, path.name)))
+    wanted_then = {key: wanted_instead(each, survey.changes[key]) for key, each in last.items()}
+    with path.open("rb") as file:
+        was, run = rehearse(stream_of(Reader(file, path.name)), survey, wanted_then)
+    for key in last:
+        recorded, again = was.of[key], run.courses.of[key]
+        assert 0 == compared(recorded, again).only_is
+        assert (recorded.pods_made, recorded.pods_removed) == (again.pods_made, again.pods_removed)
+        assert set(recorded.actions) == set(again.actions)

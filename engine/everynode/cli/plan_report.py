@@ -13,6 +13,7 @@ from everynode.cli.listing import selector_text
 from everynode.cli.quantities import show_seconds
 from everynode.cli.resources import DAEMONSETS
 from everynode.cli.tables import BAD, GOOD, NONE, WAITING, Cell, Columns, Row
+from everynode.cli.terminal import harmless
 from everynode.core.budget import allows_surge
 from everynode.core.values import ON_DELETE, NodeKey, UpdateStrategy
 from everynode.replay.planning import Group, PlannedSet
@@ -63,7 +64,7 @@ def _print_set(planned: PlannedSet, *, everything: bool) -> None:
     name = f"{DAEMONSETS.qualified}/{daemonset.name}"
     print(f"{name} {planned.action} (namespace {daemonset.namespace}, {generation})")
     for change in planned.changes:
-        print(f"  {change.field}: {change.was} -> {change.is_now}")
+        print(harmless(f"  {change.field}: {change.was} -> {change.is_now}"))
     print(f"Nodes: {planned.eligible} of {planned.nodes} are eligible")
     shown = [group for group in planned.groups if group.nodes]
     rows: list[Row] = [
@@ -80,12 +81,13 @@ def _print_set(planned: PlannedSet, *, everything: bool) -> None:
     if planned.excluded:
         print("Not eligible (a node counts for each of its reasons):")
         excluded: list[Row] = [
-            [str(count), reason.code, reason.message] for reason, count in planned.excluded
+            [str(count), reason.code, harmless(reason.message)]
+            for reason, count in planned.excluded
         ]
         Columns(["COUNT", "REASON", "MESSAGE"], excluded).print()
     _print_rollout(planned, everything=everything)
     for warning in planned.warnings:
-        print(f"Warning: {warning.code}: {warning.message}")
+        print(f"Warning: {warning.code}: {harmless(warning.message)}")
 
 
 def _reasons(reasons: Mapping[str, int], count: int) -> str:
@@ -96,7 +98,7 @@ def _reasons(reasons: Mapping[str, int], count: int) -> str:
 
 def _names(nodes: Sequence[NodeKey], *, everything: bool) -> str:
     shown = nodes if everything else nodes[:NAMES_SHOWN_MAX]
-    text = ", ".join(key.name for key in shown)
+    text = ", ".join(harmless(key.name) for key in shown)
     left = len(nodes) - len(shown)
     return f"{text} and {left} more" if left else text
 
@@ -155,7 +157,7 @@ def _wave_lines(waves: Sequence[Sequence[NodeKey]], *, everything: bool) -> list
         sizes = sorted({len(wave) for wave in left})
         size = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
         total += sum(map(len, left))
-        last = f"... {left[-1][-1].name}"
+        last = f"... {harmless(left[-1][-1].name)}"
         rows.append([f"{len(shown) + 1}-{len(waves)}", size, str(total), last])
     return Columns(["WAVE", "COUNT", "TOTAL", "NAMES"], rows).lines()
 

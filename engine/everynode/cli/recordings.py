@@ -236,10 +236,10 @@ def opened_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     Raises:
         RecordingError: There is no such file.
     """
+    spare_garbage_collection()  # what is folded from it stays
     if str(path) == "-":
         yield sys.stdin.buffer, 0
         return
-    spare_garbage_collection()
     if not path.exists() or path.is_dir():
         raise RecordingError(f"{path}: there is no such file")
     with path.open("rb") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -99,13 +98,12 @@ def what_if(
     documents = read_documents([str(manifests)])
     documents.report()
     documents.keep_last()
-    if documents.empty:
-        raise RefusedError(f"{manifests}: there is no DaemonSet in it; name manifests as for apply")
     if not documents.accepted:
-        raise RefusedError(f"{manifests}: there is no DaemonSet in it that can be used")
+        if documents.refused:
+            return ExitCode.REFUSED  # why was said
+        raise RefusedError(f"{manifests}: there is no DaemonSet in it; name manifests as for apply")
     if svg_file is not None and svg_file.exists():
         raise RefusedError(f"{svg_file}: it is there already; remove it, or name another file")
-    gc.disable()  # nothing here has cycles, and looking for them takes a third of the time
     survey = Survey(each.daemonset.key for each in documents.accepted)
     damage = _surveyed(survey, opened)
     wanted = _wanted(documents, survey)

@@ -439,10 +439,14 @@ class SetState:
         """Return from when on a pod counts as available (pkg/api/v1/pod, IsPodAvailable)."""
         if not pod.ready or self.daemonset is None:
             return NEVER_MS
-        wait_ms = self.daemonset.min_ready_seconds * 1_000
-        if not wait_ms:
+        if not self.min_ready_ms:
             return 0  # whatever its clock says
-        return pod.ready_since_ms + wait_ms if pod.ready_since_ms else NEVER_MS
+        return pod.ready_since_ms + self.min_ready_ms if pod.ready_since_ms else NEVER_MS
+
+    @property
+    def min_ready_ms(self) -> int:
+        """For how long a pod must be ready before it counts as available; 0 for a set that is not wanted."""
+        return 0 if self.daemonset is None else self.daemonset.min_ready_seconds * 1_000
 
     @property
     def progress_deadline_ms(self) -> int:

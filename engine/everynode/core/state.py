@@ -417,6 +417,8 @@ class FleetState:
             self._due_max = max(DUE_ENTRIES_MIN, 2 * len(self._due))
 
     def _await_pod(self, state: SetState, pod: Pod) -> None:
+        if not pod.failures and not state.min_ready_ms:
+            return  # nothing about it waits for time
         for at_ms in state.turns_ms(pod):
             if self.now_ms < at_ms < NEVER_MS:
                 self._await(Due(at_ms, state.key, pod.node_key, ""))

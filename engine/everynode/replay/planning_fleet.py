@@ -67,9 +67,10 @@ class PlannedFleet:
 
     def wants(self, subject: str) -> bool:
         """Say whether a message may concern the plan, by its subject."""
-        kind, *tokens = subject[self._begins :].split(".")
+        kind, _, rest = subject[self._begins :].partition(".")
         if kind == "node":
             return True
+        tokens = rest.split(".")
         if kind == "pod":
             return tokens[0] in self._places and tokens[2] in self._namespaces
         if kind in _OF_A_SET:

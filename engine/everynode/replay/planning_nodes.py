@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
-from msgspec import structs
 from pyroaring import BitMap
 
 from everynode.core.claims import (
@@ -86,7 +85,7 @@ class _Foresight:
         self.fleet, self.state = fleet, state
         self.index, self.nodes = fleet.index, state.coverage
         self.now = rollout_of(state, fleet.index)
-        self.found = Foreseen(skipped=self.now.skipped)
+        self.found = Foreseen()
         self.gains, self.adopted = BitMap(), BitMap()
         self.survivors: dict[int, Pod] = {}
 
@@ -98,13 +97,18 @@ class _Foresight:
         self._adopt()
         self._gain()
         self._name_revisions()
-        found.remade = found.made & nodes.obstructed & self.now.counting
+        found.skipped = self._skipped()
+        found.remade = (found.made & nodes.obstructed) - found.skipped
         if self.state.surges:
             found.finishing = nodes.eligible & nodes.outdated & nodes.current
             for node_id in found.finishing:
                 self._note(node_id, Happening.REPLACE, OUTDATED)
         found.stuck = self._stuck()
         return found
+
+    def _pods(self, key: NodeKey) -> list[Pod]:
+        """Return the set's own pods on a node, the most senior first."""
+        return claim(self.state, key, self.index.get(key), self.fleet.now_ms).pods
 
     def _note(self, node_id: int, what: Happening, reason: str) -> None:
         self.found.happens[self.index.key(node_id)] = (what, reason)
@@ -124,14 +128,11 @@ class _Foresight:
             if items:
                 self._clear_node(node_id, items)
         for node_id in nodes.ended & nodes.tolerated:
-            if (
-                index.key(node_id) not in self.found.happens
-            ):  # it rests, so that people can look at it
-                self._clear_node(node_id, self._ended(node_id))
+            if index.key(node_id) not in self.found.happens:
+                self._clear_node(node_id, self._ended(node_id))  # when it has rested
 
     def _ended(self, node_id: int) -> list[Unwanted]:
-        key = self.index.key(node_id)
-        pods = claim(self.state, key, self.index.node(node_id), self.fleet.now_ms).pods
+        pods = self._pods(self.index.key(node_id))
         ended = [pod for pod in pods if pod.finished and not pod.deleting]
         return [
             Unwanted(pod, POD_FAILED if pod.phase == "Failed" else POD_SUCCEEDED) for pod in ended
@@ -139,10 +140,10 @@ class _Foresight:
 
     def _clear_node(self, node_id: int, items: list[Unwanted]) -> None:
         """Say what becomes of a node from which some pods go."""
-        key, found = self.index.key(node_id), self.found
+        found = self.found
         is_eligible = node_id in self.nodes.eligible
         going = {item.pod.uid for item in items}
-        pods = claim(self.state, key, self.index.node(node_id), self.fleet.now_ms).pods
+        pods = self._pods(self.index.key(node_id))
         left = [pod for pod in pods if pod.live and pod.uid not in going]
         reasons = [item.reason for item in items]
         released = [item for item in items if item.reason in RELEASED]
@@ -164,7 +165,7 @@ class _Foresight:
             self._note(node_id, Happening.TRIM, reasons[0])
         if len(left) == 1 and is_eligible:
             self._survives(node_id, left[0])
-        elif not left:
+        elif not left and node_id not in self.adopted:
             found.staying.discard(node_id)
 
     def _let_go(self, item: Unwanted) -> Pod | None:
@@ -222,18 +223,35 @@ class _Foresight:
                     ready = node_id not in index.unready
                     (found.ready.add if ready else found.ready.discard)(node_id)
 
+    def _skipped(self) -> BitMap:
+        """Return the nodes that will not count: they were lost before the set began what it does there."""
+        skipped = BitMap(self.now.skipped)
+        if self.state.strategy.unreachable_nodes != "Skip":
+            return skipped
+        changed = self.found.made | BitMap(list(self.survivors))
+        for node_id in changed & self.nodes.eligible & self.index.unready:
+            node, pod = self.index.node(node_id), self.survivors.get(node_id)
+            begun_ms = [each.deleting_since_ms for each in self._pods(node.key) if each.deleting]
+            if pod is None:
+                begun_ms.append(self.fleet.now_ms)
+            elif pod.revision == self.state.revision:
+                begun_ms.append(pod.created_ms)
+            lost_ms = node.unready_since_ms or NEVER_MS
+            counts = any(each <= lost_ms for each in begun_ms)
+            (skipped.discard if counts else skipped.add)(node_id)
+        return skipped
+
     # --- what does not get ready --------------------------------------------------------------------------------------
 
     def _stuck(self) -> BitMap:
         nodes, index = self.nodes, self.index
         stuck = BitMap()
-        for node_id in self.now.counting:
+        for node_id in self.nodes.eligible - self.found.skipped:
             pod = self.survivors.get(node_id)
             if pod is None and node_id in nodes.serving and node_id not in self.found.made:
                 continue
             if pod is None and node_id in nodes.occupied and node_id not in self.found.made:
-                key = index.key(node_id)
-                pods = claim(self.state, key, index.node(node_id), self.fleet.now_ms).pods
+                pods = self._pods(index.key(node_id))
                 pod = next((each for each in pods if each.live), None)
             if not self._gets_available(node_id, pod):
                 stuck.add(node_id)
@@ -245,8 +263,7 @@ class _Foresight:
         if pod is None:
             return ready_node and node_id in self.found.made
         if pod.ready:
-            owned = structs.replace(pod, deleting=False)
-            return self.state.available_ms(owned) < NEVER_MS
+            return self.state.available_ms(pod) < NEVER_MS
         return ready_node and pod.phase == "Pending"
 
 

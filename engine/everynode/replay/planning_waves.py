@@ -1,8 +1,9 @@
 """In which order a rollout comes to its nodes, and how many are taken at a time.
 
 Used by ``planning``, after ``planning_nodes``. The rule is ``core.rollout``'s, which says what to do now; here it is
-asked for the first step, and followed from there to the end in one go, over ids of nodes instead of messages. A property
-test holds the two equal. A wave is what is taken down together: the next one follows when this one is available again.
+asked for the first step, and followed from there to the end in one go, over ids of nodes instead of messages. A
+property test holds the two equal. A wave is what is taken down together: the next one follows when this one is
+available again.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def _in_waves(
         used |= BitMap(begun) & found.ready & unready
         if begun:
             yield begun
-        wave = broken
+        position = max(0, limit - len(used))
+        wave = broken + working[:position]
     else:
         limit, used = budget.max_unavailable, found.stuck - first
         down = used | first | found.remade

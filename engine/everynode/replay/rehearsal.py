@@ -25,6 +25,8 @@ from everynode.replay.pods import Effect, RehearsedPods
 
 WORKER = "rehearsal"
 PROPOSALS_MAX = 64
+READ_MS = 1
+"""What happens at one time is read together, before anything is decided."""
 STATUS_INTERVAL_MS = 200
 TICK_INTERVAL_MS = 100
 """How often a worker looks at what is due, as that of ``runtime.session``; what comes due meanwhile is one tick."""
@@ -69,6 +71,7 @@ class Rehearsal:
         self.sequence = 0
         self.now_ms = 0
         self._report_ms: int | None = None
+        self._look_ms: int | None = None  # when the worker looks at what has happened
         self._decided: deque[tuple[int, Proposal]] = (
             deque()
         )  # with the time at which each is stored
@@ -108,8 +111,8 @@ class Rehearsal:
             for each in sorted(waiting, key=lambda each: each.sequence)
         ]
         self.pods.begin(pending, self.now_ms)
-        self._decide()
-        return iter(())  # what it has decided is on its way
+        self._look_ms = self.now_ms + READ_MS
+        return iter(())  # nothing is decided yet
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class Rehearsal:
         """Let time pass up to something that happens by itself, and let it happen."""
         yield from self.pass_time(time_ms)
         yield from self._write(max(time_ms, self.now_ms), self._effects_of(message))
-        self._decide()
+        self._look_ms = self.now_ms + READ_MS
 
     def pass_time(self, until_ms: int) -> Iterator[Record]:
         """Let happen what is due up to a time."""
@@ -164,6 +167,8 @@ class Rehearsal:
         if due is not None and _tick_ms(due) <= now_ms:
             tick = Tick(shard=self.machine.shard(due.set_key), due_ms=due.time_ms)
             yield from self._write(now_ms, iter([tick]))
+        if self._look_ms is not None and self._look_ms <= now_ms:
+            self._look_ms = None
         self._decide()
         if self._report_ms is not None and self._report_ms <= now_ms:
             self._report_ms = None
@@ -174,7 +179,7 @@ class Rehearsal:
 
     def _due_ms(self) -> int | None:
         due, pods_ms = self.machine.due(), self.pods.next_due_ms
-        found = [each for each in (pods_ms, self._report_ms) if each is not None]
+        found = [each for each in (pods_ms, self._report_ms, self._look_ms) if each is not None]
         if self._decided:
             found.append(self._decided[0][0])
         if due is not None:
@@ -187,7 +192,8 @@ class Rehearsal:
         """Let the worker decide until it has nothing to decide; what it decides is on its way for a moment."""
         if self._report_ms is None and self.machine.fleet.dirty:
             self._report_ms = self.now_ms + STATUS_INTERVAL_MS
-        stored_ms = self.now_ms + self._durations.decide_ms
+        known_ms = self.machine.fleet.now_ms
+        stored_ms = max(known_ms + self._durations.decide_ms, self.now_ms)
         while proposals := self.machine.proposals(PROPOSALS_MAX):
             self._decided.extend((stored_ms, proposal) for proposal in proposals)
 

@@ -270,7 +270,6 @@ class Replay:
         state = self.state_of(decision.set_key)
         shard = shard_of(decision.set_key, self._subjects.shards)
         tick = Tick(shard=shard, due_ms=decision.at_ms)  # as far as the worker's clock had come
-        state.pass_time(self._nodes.now_ms)
         state.fold(Record(decision.basis, decision.at_ms, tick))
         if decision.set_key not in state.sets:
             return None

@@ -39,6 +39,7 @@ from everynode.replay.replaying import renaming
 from everynode.replay.streams import Stream, record_of
 from everynode.replay.what_if_course import Course, Courses, Made
 from everynode.runtime.applying import KnownSet, what_apply_writes
+from everynode.runtime.byhand import PAUSED_AT, keep_what_was_done_by_hand
 
 DIFFERENT_SHOWN_MAX = 3
 
@@ -189,36 +190,46 @@ class Survey:
 def wanted_instead(daemonset: DaemonSet, change: Change) -> Wanted:
     """Say what would have stood on the log, had this been applied in the place of a change.
 
+    What was done by hand up to then, and in this very change, is done all the same.
+
     Raises:
         InvalidObjectError: It changes what cannot be changed.
         RefusedError: It could not have been applied.
     """
-    known, recorded = change.known, change.recorded
-    before = known.daemonset
+    before, recorded = change.known.daemonset, change.recorded
     if before is None:
-        uid = derived_uid("what-if", *daemonset.key) if recorded is None else recorded.uid
-    else:
-        uid = before.uid
-        if before.origin:  # it would have been changed there
-            daemonset = replace(daemonset, backend=daemonset.backend or before.backend)
-            known = known._replace(daemonset=replace(before, origin=""))
-    applied = what_apply_writes(daemonset, known, uid, change.time_ms)
+        return Wanted(change, _made(daemonset, change))
+    known = replace(before, origin="")  # it would have been changed where it is kept
+    if before.origin:
+        daemonset = replace(daemonset, backend=daemonset.backend or before.backend)
+    if recorded is not None:
+        daemonset = keep_what_was_done_by_hand(daemonset, recorded)
+        if PAUSED_AT not in recorded.annotations:  # it was resumed, if it was paused
+            others = {key: text for key, text in known.annotations.items() if key != PAUSED_AT}
+            known = replace(known, annotations=others)
+    applied = what_apply_writes(daemonset, KnownSet(known, None, 0), before.uid, change.time_ms)
     if applied.action == "unchanged":
         return Wanted(change, None)
-    found = applied.daemonset
-    if before is not None:
-        found = replace(found, origin=before.origin)
-        if recorded is not None and found.generation != before.generation:
-            found = replace(found, generation=recorded.generation)
-    elif recorded is not None:
-        found = replace(
-            found,
-            origin=recorded.origin,
-            backend=found.backend or recorded.backend,
-            generation=recorded.generation,
-            created_ms=recorded.created_ms,
-        )
+    found = replace(applied.daemonset, origin=before.origin)
+    if recorded is not None and found.generation != before.generation:
+        found = replace(found, generation=recorded.generation)
     return Wanted(change, found)
+
+
+def _made(daemonset: DaemonSet, change: Change) -> DaemonSet:
+    """Say what a set would have been like that was not there before."""
+    recorded = change.recorded
+    uid = derived_uid("what-if", *daemonset.key) if recorded is None else recorded.uid
+    found = what_apply_writes(daemonset, change.known, uid, change.time_ms).daemonset
+    if recorded is None:
+        return found
+    return replace(
+        found,
+        origin=recorded.origin,
+        backend=found.backend or recorded.backend,
+        generation=recorded.generation,
+        created_ms=recorded.created_ms,
+    )
 
 
 class Rehearsed:

@@ -111,8 +111,6 @@ class Course:
             case PodGone():
                 self.pods_removed += moved and message.set_key == self.key
                 return
-            case Outcome():
-                return
             case _ if isinstance(message, COMMANDS):
                 if message.set_key == self.key:
                     self._commanded(Action(message.verb, message.node_key))
@@ -171,6 +169,8 @@ class Courses:
 
     def fold(self, record: Record) -> None:
         """Take in the next message."""
+        if isinstance(record.message, Outcome):
+            return  # it says nothing that its effect does not
         moved = self._take_in(record)
         for course in self.of.values():
             course.fold(record, moved=moved)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from everynode.core.events import DaemonSetObserved, NodeObserved
 from everynode.testing.builders import daemonset, node
@@ -134,12 +135,9 @@ def test_refused(cleaned: Everynode, rolling: Callable[..., str]) -> None:
 
 async def test_of_a_backend(written: WrittenFleet, rolling: Callable[..., str]) -> None:
     """A set that a backend keeps is refused, and the others are planned."""
-    kept = daemonset(name="web")
-    kept = type(kept)(
-        **{**{name: getattr(kept, name) for name in kept.__struct_fields__}, "origin": "east"}
-    )
-    linux = {"kubernetes.io/os": "linux"}
-    await written.write(NodeObserved(node=node("a", **linux)), DaemonSetObserved(daemonset=kept))
+    kept = structs.replace(daemonset(name="web"), origin="east")
+    linux = structs.replace(node("a"), labels={"kubernetes.io/os": "linux"})
+    await written.write(NodeObserved(node=linux), DaemonSetObserved(daemonset=kept))
 
     ended = await written("plan", "-f", "-", stdin=f"{rolling('web')}\n---\n{rolling('other')}")
 

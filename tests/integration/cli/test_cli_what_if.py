@@ -156,7 +156,7 @@ class TestRefused:
         bad = manifest().replace("kind: DaemonSet", "kind: DaemonSet\nspec: 7")
         for text, words in (
             ("", "there is no DaemonSet"),
-            ("a: b: c", "no DaemonSet in it that can be used"),
+            ("a: b: c", "instead.yaml"),
             (manifest(app="other"), "cannot be changed"),
         ):
             ended = recorded.what_if(text)

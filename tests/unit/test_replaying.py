@@ -1,0 +1,77 @@
+"""What the shards of a replay share, and what each has for itself: its own clock, and its own view of pods."""
+
+from __future__ import annotations
+
+from tests.property.test_replay import assert_same, recorded, replayed
+
+from everynode.core.commands import CreatePod
+from everynode.core.events import NodeGone, NodeObserved
+from everynode.core.values import SetKey
+from everynode.replay.replaying import Replay
+from everynode.testing.builders import BACKEND, daemonset, node, pod
+from everynode.testing.world import World
+
+NAMES = ("agent", "another", "third", "fourth", "fifth")
+
+
+def lived() -> World:
+    """Several sets, of several shards, on a few nodes."""
+    world = World()
+    for name in NAMES:
+        world.apply(daemonset(name=name))
+    for name in "abc":
+        world.put_node(node(name))
+    world.run()
+    return world
+
+
+def test_nodes_are_shared() -> None:
+    """However many shards there are, there is one index of nodes; each decides as it did."""
+    world = lived()
+    replay = Replay(world.subjects, world.limits)
+
+    found = list(replay.run(recorded(world)))
+
+    states = [replay.state_of(SetKey("default", name)) for name in NAMES]
+    assert len({id(state) for state in states}) > 1
+    assert {id(states[0].nodes)} == {id(state.nodes) for state in states}
+    assert [3] * len(states) == [len(state.index) for state in states]
+    assert [None] * len(found) == [each.difference() for each in found]
+    assert_same(world)
+
+
+def test_a_node_that_was_never_heard_of() -> None:
+    """When it is said to be gone, each shard looks again at its pods there."""
+    world = lived()
+    for name in NAMES:
+        world.put_pod(pod(daemonset(name=name), node("ghost"), f"{name}-1"))
+    world.put_node(node("d"))  # and for that each set is looked at
+    world.run()
+    world.write(NodeGone(backend=BACKEND, name="ghost"))
+    world.run()
+
+    deletes = sum(each.decision.counts.deletes for each in replayed(world))
+
+    assert len(NAMES) == deletes
+    assert_same(world)
+
+
+def test_nodes_move_every_clock() -> None:
+    """A command expires although nothing but a node was heard of since: its shard has read that."""
+    world = lived()
+    world.put_node(node("d"))
+    world.decide()
+    world.queue.clear()  # nobody answers
+    world.now_ms += world.limits.pending_ms
+    world.write(NodeObserved(node=node("a", zone="b")))
+    world.run()
+
+    attempts = [
+        message.attempt
+        for each in replayed(world)
+        for message in each.again or ()
+        if isinstance(message, CreatePod) and message.node == "d"
+    ]
+
+    assert {0, 1} == set(attempts)
+    assert_same(world)

@@ -53,7 +53,7 @@ class Foreseen:
     Attributes:
         happens: To each node one thing, with the reason: the code of a command, or why a pod stays as it is.
         staying: Eligible nodes with nothing but an old pod.
-        ready: Nodes whose pod is ready.
+        ready: Nodes whose pod is ready, or gets ready by itself.
         skipped: Nodes that do not count in the rollout.
         made: Eligible nodes that get a pod, and not from the rollout.
         remade: Of those, the ones where another one has to go first.
@@ -255,6 +255,8 @@ class _Foresight:
                 pod = next((each for each in pods if each.live), None)
             if not self._gets_available(node_id, pod):
                 stuck.add(node_id)
+            elif pod is not None:
+                self.found.ready.add(node_id)  # by then, if it is not yet
         return stuck
 
     def _gets_available(self, node_id: int, pod: Pod | None) -> bool:

@@ -69,7 +69,7 @@ def waves_of(fleet: FleetState, state: SetState, found: Foreseen) -> Waves:
     return Waves(
         budget=budget,
         waves=[[index.key(node_id) for node_id in wave] for wave in waves],
-        broken=len((taken & candidates) - found.ready),
+        broken=len(BitMap(begun) - state.coverage.ready) + len(broken),
         held=held,
         stuck=len(found.stuck - taken),
     )

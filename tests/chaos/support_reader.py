@@ -62,7 +62,9 @@ class LogReader:
         """Read until cancelled."""
         while True:
             try:
-                async with aclosing(self._bus.follow([self._bus.subjects.everything()], 1)) as chunks:
+                async with aclosing(
+                    self._bus.follow([self._bus.subjects.everything()], 1)
+                ) as chunks:
                     async for chunk in chunks:
                         self._take(chunk)
             except (StaleError, UnavailableError) as error:

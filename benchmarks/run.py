@@ -24,6 +24,7 @@ import replay
 import sharing
 import structlog
 import throughput
+import timetravel
 from measuring import Row, print_table, say
 
 Part = Callable[[], list[Row]]
@@ -35,6 +36,7 @@ FULL: dict[str, Part] = {
     "throughput": partial(throughput.measure, throughput.Sizes(nodes=50_000, bus_messages=50_000)),
     "events": partial(events.measure, events.Sizes(sets=20, nodes_few=1_000, nodes_many=100_000)),
     "replay": partial(replay.measure, replay.Sizes(nodes=1_000, sets=8, events=200_000)),
+    "timetravel": partial(timetravel.measure, timetravel.Sizes(nodes=10_000)),
     "sharing": partial(sharing.measure, sharing.Sizes(sets=24, nodes=500, nodes_killed=50)),
     "cluster": partial(cluster.measure, cluster.Sizes(nodes=1_000)),
 }
@@ -45,6 +47,7 @@ QUICK: dict[str, Part] = {
     "throughput": partial(throughput.measure, throughput.Sizes(nodes=2_000, bus_messages=3_000)),
     "events": partial(events.measure, events.Sizes(sets=5, nodes_few=500, nodes_many=2_000)),
     "replay": partial(replay.measure, replay.Sizes(nodes=200, sets=4, events=2_000)),
+    "timetravel": partial(timetravel.measure, timetravel.Sizes(nodes=50)),
     "sharing": partial(sharing.measure, sharing.Sizes(sets=8, nodes=20, nodes_killed=10)),
     "cluster": partial(cluster.measure, cluster.Sizes(nodes=20)),
 }

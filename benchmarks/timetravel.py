@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from measuring import Row, Target, best_seconds, say
 
-PLAN_SECONDS = Target(bound=1.0, unit="s")
+ANSWER_SECONDS = Target(bound=1.0, unit="s")
 
-RUNS = 5
+RUNS = 3
 TIMEOUT_SECONDS = 120
 PROGRAM = Path(sys.executable).parent / "everynode"
 MANIFEST = """\
@@ -112,18 +113,40 @@ def _address(up: subprocess.Popen[str]) -> str:
     raise AssertionError(f"everynode up ended with {up.wait()} before all nodes were covered")
 
 
-def plan(sizes: Sizes) -> list[Row]:
-    """Measure `everynode plan` of a rolling update of every node, on the live fleet and on its recording."""
-    say(f"plan: {sizes.nodes:,} nodes")
+def measure(sizes: Sizes) -> list[Row]:
+    """Ask for the past and the future of a fleet whose set was rolled out once, on the fleet and on its recording."""
     rows = []
     with fleet(sizes.nodes) as made:
-        part = f"everynode plan, {sizes.nodes:,} nodes"
-        for where, words in (("live", ()), ("recording", ("--recording", made.recording))):
-            for limit in ("10%", 1):
-                command = ("plan", "-f", made.manifest("2", limit), *words)
-                seconds = best_seconds(lambda command=command: made.run(*command, codes=(2,)), RUNS)
-                what = f"{where}, maxUnavailable {limit}"
-                rows.append(
-                    Row(part=part, what=what, figure=seconds, unit="s", target=PLAN_SECONDS)
-                )
+        say(f"timetravel: {sizes.nodes:,} nodes, a rolling update of all of them")
+        made.run("apply", "-f", made.manifest("2"))
+        made.run("rollout", "status", "daemonset/agent")
+        made.run("record", "-o", made.recording, "--force")
+        pod = made.run("get", "pods", "-o", "name").splitlines()[0]
+        next_version, same = made.manifest("3"), made.manifest("2", "20%")
+        recorded = ("--recording", made.recording)
+        commands: dict[str, tuple[str | Path, ...]] = {
+            "plan": ("plan", "-f", next_version),
+            "plan, from a recording": ("plan", "-f", next_version, *recorded),
+            "explain a pod": ("explain", pod),
+            "explain a pod, from a recording": ("explain", pod, *recorded),
+            "explain a node": ("explain", "daemonset/agent", "--node", _node_of(made, pod)),
+            "timeline": ("timeline", "daemonset/agent"),
+            "timeline, from a recording": ("timeline", "daemonset/agent", *recorded),
+            "replay --what-if": ("replay", made.recording, "--what-if", same),
+        }
+        for what, words in commands.items():
+            say(f"timetravel: {what}")
+            code = (2,) if words[0] == "plan" else (0,)
+            seconds = best_seconds(
+                lambda words=words, code=code: made.run(*words, codes=code), RUNS
+            )
+            part = f"time travel, {sizes.nodes:,} nodes"
+            rows.append(Row(part=part, what=what, figure=seconds, unit="s", target=ANSWER_SECONDS))
     return rows
+
+
+def _node_of(made: Fleet, pod: str) -> str:
+    """Say where a pod runs."""
+    found = msgspec.json.decode(made.run("get", *pod.split("/"), "-o", "json"))
+    name: str = found["spec"]["nodeName"]
+    return name

@@ -131,15 +131,18 @@ async def read_view(bus: FleetBus, kinds: Sequence[str], key: SetKey | None = No
         UnavailableError: The server did not answer.
     """
     view = FleetView(bus.subjects)
-    subjects = _subjects(bus, kinds, key)
-    await _fold_all(bus, view, bus.read_state(subjects))
-    await _fold_all(bus, view, bus.read_log(subjects, view.sequence + 1))
+    for subject in _subjects(bus, kinds, key):  # one by one: the server is slow to look for several
+        last = await _fold_all(bus, view, bus.read_state([subject]))
+        await _fold_all(bus, view, bus.read_log([subject], last + 1))
+    view.malformed.sort(key=lambda entry: entry.sequence)
     return view
 
 
 async def _fold_all(
     bus: FleetBus, view: FleetView, messages: AsyncGenerator[list[Received]]
-) -> None:
+) -> int:
+    """Fold what comes; returns the last place in the log that a message had."""
+    last = 0
     async with aclosing(messages) as chunks:
         async for chunk in chunks:
             for received in chunk:
@@ -147,6 +150,8 @@ async def _fold_all(
                     good = await last_good(bus, received)
                     if good is not None:
                         view.fold(good)
+                last = max(last, received.sequence)
+    return last
 
 
 async def follow_view(
@@ -167,12 +172,17 @@ async def follow_view(
     """
     in_vain = 0
     while True:
+        end = (await bus.log_position()).last_sequence
         view = await read_view(bus, kinds, key)
         yield view
         in_vain += 1
         try:
             subjects = _subjects(bus, kinds, key)
-            async with aclosing(bus.follow(subjects, view.sequence + 1)) as chunks:
+            # What came while it was read may have been missed of some subjects. If STATE knows of what the log does not
+            # have, whoever follows hears so.
+            is_sound = view.sequence <= (await bus.log_position()).last_sequence
+            start = end if is_sound else view.sequence
+            async with aclosing(bus.follow(subjects, start + 1)) as chunks:
                 async for chunk in chunks:
                     in_vain = 0
                     for received in chunk:

@@ -294,7 +294,9 @@ class TestWaves:
 
         assert [["a", "b"]] == waves(found)
         assert {"Stalled": 3} == stays(found)
-        assert "RolloutStalls" in codes(found)
+        assert 2 == found.waves.stuck
+        (said,) = [each.message for each in found.warnings if each.code == "RolloutStalls"]
+        assert said.startswith("the rollout stops before 3 nodes: 2 nodes have no available pod")
 
     def test_stalls_on_its_way(self) -> None:
         """So it does when it comes to a node where no pod gets ready."""
@@ -371,6 +373,18 @@ class TestWarnings:
         wanted = agent(image, tolerations=[{"operator": "Exists"}])
 
         assert [] == codes(planned(covered(agent(), nodes), wanted))
+
+    def test_control_plane_that_is_not_meant(self) -> None:
+        """Nodes that the set does not select, or that are another backend's, are not left out by their taint."""
+        taint = "node-role.kubernetes.io/control-plane:NoSchedule"
+        chosen = structs.replace(node("chosen"), labels={"zone": "1"})
+        nodes = [chosen, node("m", taint), structs.replace(node("w", taint), backend="west")]
+        wanted = agent("agent:1", nodeSelector={"zone": "1"})
+        of_backend = structs.replace(agent("agent:1"), backend=chosen.backend)
+
+        assert [] == codes(planned(covered(agent(), nodes), wanted))
+        (warned,) = planned(covered(agent(), nodes), of_backend).warnings
+        assert warned.message.startswith("1 nodes of the control plane are left out")
 
     @pytest.mark.parametrize(
         ("on_host", "port", "warned"),

@@ -16,7 +16,7 @@ from everynode.cli.options import Manifests, Namespace, RecursiveManifests, Targ
 from everynode.cli.resources import DAEMONSETS
 from everynode.cli.rollout import note_if_paused
 from everynode.cli.terminal import error_line
-from everynode.errors import InvalidObjectError, MalformedMessageError, StaleError
+from everynode.errors import RefusedError, StaleError
 from everynode.runtime.applying import Applied
 from everynode.runtime.applying import apply as apply_to
 from everynode.runtime.jetstream import JetStreamBus, connect
@@ -70,7 +70,7 @@ async def apply_documents(
     for accepted in documents.accepted:
         try:
             yield await apply_to(bus, accepted.daemonset, dry_run=dry_run)
-        except (InvalidObjectError, MalformedMessageError, StaleError) as error:
+        except (RefusedError, StaleError) as error:
             refused = refused_by_fleet(accepted, error)
             refused.report()
             documents.refused.append(refused)

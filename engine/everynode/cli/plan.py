@@ -32,6 +32,7 @@ from everynode.replay.explaining import naming_of
 from everynode.replay.planning import Planner
 from everynode.replay.planning_fleet import PlannedFleet
 from everynode.replay.planning_reading import read_planned_fleet
+from everynode.runtime.clock import timestamp
 
 CHANGES = ExitCode.USAGE
 """The number that terraform has for "there are changes"; wrong usage of this command is 1."""
@@ -139,11 +140,18 @@ async def _live(target: Target, documents: Documents) -> Planner:
 
 
 def _recorded(path: Path, at: str, documents: Documents) -> tuple[Planner, bool]:
-    """Read a recorded fleet as it was at some time, as far as it can be read; whether that was all."""
+    """Read a recorded fleet as it was at some time, as far as it can be read; whether that was all.
+
+    Raises:
+        RecordingError: Nothing of it can be read.
+        RefusedError: The time is to come.
+    """
     from everynode.cli.recordings import opened_recording  # noqa: PLC0415 - takes long
 
     now_ms = time.time_ns() // 1_000_000
     until_ms = parse_moment_ms(at, now_ms, "--at") if at else None
+    if until_ms is not None and until_ms > now_ms:
+        raise RefusedError(f"--at {at}: that is to come; it is {timestamp(now_ms)}")
     keys = (each.daemonset.key for each in documents.accepted)
     complete = True
     with opened_recording(path, until_ms) as stream:
@@ -155,8 +163,14 @@ def _recorded(path: Path, at: str, documents: Documents) -> tuple[Planner, bool]
                 if fleet.wants(received.subject):
                     fleet.take(received, is_kept=is_kept)
         except RecordingError as error:
+            if not last_ms:
+                raise
             error_line(str(error))
             complete = False
+        if not last_ms:
+            raise RefusedError(
+                f"{path}: no message of the log is in it: there is nothing to plan on"
+            )
         if stream.renamed:
             note_line(
                 f"{path}: values of environment variables were taken out, so all of them look changed"

@@ -193,6 +193,8 @@ def _what_changed(wanted: Wanted) -> str:
     recorded, daemonset = wanted.change.recorded, wanted.daemonset
     if recorded is None:
         return "nothing would have changed" if daemonset is None else "a change in addition"
+    if daemonset == recorded:
+        return f"generation {recorded.generation}, as it was asked for"
     place = f"in the place of generation {recorded.generation}"
     return f"no change {place}" if daemonset is None else f"another spec {place}"
 

@@ -12,10 +12,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from everynode.core.eligibility import compile_constraints, describe_taint
+from everynode.core.eligibility import (
+    UNTOLERATED_TAINT,
+    Constraints,
+    compile_constraints,
+    describe_taint,
+    verdict,
+)
 from everynode.core.index import NodeIndex
 from everynode.core.setstate import SetState
-from everynode.core.values import ON_DELETE, ROLLING_UPDATE, DaemonSet
+from everynode.core.values import ON_DELETE, ROLLING_UPDATE, DaemonSet, Node
 from everynode.replay.planning_waves import PAUSED, STALLED, Waves
 
 NO_NODES_OF_BACKEND = "NoNodesOfBackend"
@@ -72,9 +78,19 @@ def _about_nodes(daemonset: DaemonSet, state: SetState, index: NodeIndex) -> Ite
         return
     constraints = compile_constraints(daemonset)
     for taint, nodes in sorted(index.by_taint.items(), key=lambda item: describe_taint(item[0])):
-        if taint.key in _CONTROL_PLANE and not constraints.tolerates(taint):
-            text = f"{len(nodes)} nodes of the control plane get no pod: taint {describe_taint(taint)} is not tolerated"
-            yield Warned(CONTROL_PLANE_LEFT_OUT, text)
+        if taint.key not in _CONTROL_PLANE or constraints.tolerates(taint):
+            continue
+        count = sum(_only_tainted(constraints, index.node(node_id)) for node_id in nodes)
+        if count:
+            text = f"taint {describe_taint(taint)} is not tolerated"
+            yield Warned(
+                CONTROL_PLANE_LEFT_OUT, f"{count} nodes of the control plane are left out: {text}"
+            )
+
+
+def _only_tainted(constraints: Constraints, node: Node) -> bool:
+    """Say whether a node would be eligible, were it not for taints."""
+    return all(each.code == UNTOLERATED_TAINT for each in verdict(constraints, node).reasons)
 
 
 def _about_images(spec: dict[str, Any]) -> Iterator[Warned]:
@@ -139,4 +155,6 @@ def _used_up(waves: Waves, *, surges: bool) -> str:
     if surges:
         return f"new pods that do not get ready use up maxSurge, which is {waves.budget.max_surge}"
     limit = waves.budget.max_unavailable
-    return f"{waves.stuck} nodes have no available pod and will get none, and use up {limit} that maxUnavailable allows"
+    return (
+        f"{waves.stuck} nodes have no available pod in the end, and maxUnavailable allows {limit}"
+    )

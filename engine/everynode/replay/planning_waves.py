@@ -36,7 +36,7 @@ class Waves(NamedTuple):
         waves: The nodes of each wave, in the order in which they are taken.
         broken: So many have a pod that is not ready: they are taken first, whatever the budget says.
         held: Nodes that stay on an old revision, and why.
-        stuck: So many nodes use up the budget for good, as things are.
+        stuck: So many nodes have no available pod in the end, as things are, and use up the budget.
     """
 
     budget: Budget
@@ -71,7 +71,7 @@ def waves_of(fleet: FleetState, state: SetState, found: Foreseen) -> Waves:
         waves=[[index.key(node_id) for node_id in wave] for wave in waves],
         broken=len(BitMap(begun) - state.coverage.ready) + len(broken),
         held=held,
-        stuck=len(found.stuck - taken),
+        stuck=len((found.stuck - taken) | (taken & index.unready)),
     )
 
 

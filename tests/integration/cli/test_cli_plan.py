@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 from everynode.core.events import DaemonSetObserved, NodeObserved
+from everynode.replay.recording import MAGIC, SCHEMA_VERSION, Header, Writer
 from everynode.testing.builders import daemonset, node
 
 if TYPE_CHECKING:
@@ -134,16 +135,20 @@ def test_refused(cleaned: Everynode, rolling: Callable[..., str]) -> None:
 
 
 async def test_of_a_backend(written: WrittenFleet, rolling: Callable[..., str]) -> None:
-    """A set that a backend keeps is refused, and the others are planned."""
+    """Plan and apply refuse a set that a backend keeps, in the same words, and do not stop there."""
     kept = structs.replace(daemonset(name="web"), origin="east")
     linux = structs.replace(node("a"), labels={"kubernetes.io/os": "linux"})
     await written.write(NodeObserved(node=linux), DaemonSetObserved(daemonset=kept))
 
-    ended = await written("plan", "-f", "-", stdin=f"{rolling('web')}\n---\n{rolling('other')}")
+    text = f"{rolling('web')}\n---\n{rolling('other')}"
+    planned = await written("plan", "-f", "-", stdin=text)
+    applied = await written("apply", "-f", "-", stdin=text)
 
-    assert 1 == ended.code
-    assert "is an object of backend east" in ended.err
-    assert "daemonset.apps/other created" in ended.out
+    assert (1, 1) == (planned.code, applied.code)
+    assert "is an object of backend east" in planned.err
+    assert planned.err == applied.err
+    assert "daemonset.apps/other created" in planned.out
+    assert "daemonset.apps/other created\n" == applied.out
 
 
 def test_wrong_usage(everynode: Everynode, tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ def test_wrong_usage(everynode: Everynode, tmp_path: Path) -> None:
 
 
 def test_recording(cleaned: Everynode, rolling: Callable[..., str], tmp_path: Path) -> None:
-    """A recorded fleet is planned like a live one, at its end or before; a file that was cut off as far as it goes."""
+    """A recorded fleet is planned like a live one, but not outside its time; one that was cut off as far as it goes."""
     path, cut = tmp_path / "recording", tmp_path / "cut"
     cleaned("apply", "-f", "-", stdin=rolling("web"))
     assert 0 == cleaned("rollout", "status", "ds/web").code
@@ -192,14 +197,41 @@ def test_recording(cleaned: Everynode, rolling: Callable[..., str], tmp_path: Pa
     cut.write_bytes(path.read_bytes()[:-20])
 
     recorded = cleaned("plan", "-f", "-", "-o", "json", "--recording", path, stdin=changed)
-    before = cleaned(
-        "plan", "-f", "-", "--recording", path, "--at", "2020-01-01T00:00:00Z", stdin=changed
-    )
+    outside = [
+        cleaned("plan", "-f", "-", "--recording", path, "--at", at, stdin=changed)
+        for at in ("2020-01-01T00:00:00Z", "9020-01-01T00:00:00Z")
+    ]
     damaged = cleaned("plan", "-f", "-", "--recording", cut, stdin=changed)
 
     assert (2, json.loads(live.out)) == (recorded.code, json.loads(recorded.out))
-    assert 2 == before.code
-    assert "web created" in before.out
+    assert [(1, ""), (1, "")] == [(each.code, each.out) for each in outside]
+    assert f"{path}: it begins at " in outside[0].err
+    assert "that is to come" in outside[1].err
     assert 1 == damaged.code
     assert "messages could be read" in damaged.err
     assert "Plan: " in damaged.out
+
+
+def test_recording_of_nothing(
+    everynode: Everynode, rolling: Callable[..., str], tmp_path: Path
+) -> None:
+    """What nothing is known of is no fleet without nodes."""
+    path = tmp_path / "recording"
+    header = Header(
+        what=MAGIC,
+        schema=SCHEMA_VERSION,
+        fleet="default",
+        shards=16,
+        begins=1,
+        from_sequence=1,
+        from_ms=1,
+        recorded_ms=1,
+        program="1",
+    )
+    with path.open("wb") as file:
+        Writer(file, header).finish()
+
+    ended = everynode("plan", "-f", "-", "--recording", path, stdin=rolling("web"))
+
+    assert (1, "") == (ended.code, ended.out)
+    assert "there is nothing to plan on" in ended.err

@@ -80,6 +80,15 @@ class TestRows:
         assert ["b"] == [key.name for key in reading.view.nodes]
         assert [EPOCH_MS + 1_000 * s for s in (1, 2, 3)] == reading.times_ms
 
+    def test_a_byte_order_mark(self) -> None:
+        """It is no part of the first column's name, or of its first value."""
+        assert 1 == len(
+            csv(
+                "\ufeffwhen,id,what\n1,1,add\n", columns="time=when,machine=id,event=what"
+            ).view.nodes
+        )
+        assert [] == csv("\ufeff0,1,add,,\n").faults
+
     @pytest.mark.parametrize(
         ("unit", "text", "ms"),
         [
@@ -148,6 +157,7 @@ class TestFaults:
             ("9,1,0,+,", 'column 3 (platform): "+" has nothing that a label value may have'),
             (f"9,1,0,{'x' * 64},", 'column 3 (platform): "xxxx'),
             ("9,1,add", "column 3 (platform) is not there: the row has 3 columns"),
+            ('9,"1,add,,', "column 2 (event) is not there: the row has 2 columns"),
             ("9", "column 1 (machine) is not there: the row has 1 columns"),
             (f"9,1,add,{'x' * 200_000},", "field larger than field limit"),
         ],

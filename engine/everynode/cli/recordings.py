@@ -26,7 +26,8 @@ from everynode.ports import Happened, PassedOver, RecordedFile
 from everynode.replay.machine_events import UNITS, Trace, columns_of, read_trace
 from everynode.replay.recording import Entry, Reader
 from everynode.replay.sources import recorded_file, stream_of_source
-from everynode.replay.streams import Stream, stream_of, until
+from everynode.replay.streams import Stream, stream_of
+from everynode.runtime.clock import timestamp
 
 PROGRESS_MESSAGES = 5_000
 FAULTS_SHOWN_MAX = 10
@@ -154,30 +155,77 @@ def opened_stream(
         RecordingError: There is no such file, or it is not what it should be; at the end, if something in a file could
             not be used.
     """
-    if source.kind == RECORDING:
-        if len(files) > 1:
-            raise typer.BadParameter("a recording is one file", param_hint="FILE")
-        with opened_recording(files[0], until_ms) as stream:
-            yield stream
-        return
     name = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     faults = _Faults()
+    problems: list[str] = []
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(opened_file(path)) for path in files]
-        recorded = [
-            recorded_file(str(path), file) for path, (file, _) in zip(files, opened, strict=True)
-        ]
-        happened = _read(source, recorded)
-        stream = stream_of_source(
-            name, source.kind, happened, _pass_over if again else faults, source.daemonsets
-        )
-        progress = stack.enter_context(progress_of(f"reading {name}"))
-        entries = _shown(stream.entries, opened, progress)
-        yield stream._replace(entries=until(entries, until_ms))
+        if source.kind == RECORDING:
+            if len(files) > 1:
+                raise typer.BadParameter("a recording is one file", param_hint="FILE")
+            stream = stack.enter_context(opened_recording(files[0]))
+        else:
+            opened = [stack.enter_context(opened_file(path)) for path in files]
+            recorded = [
+                recorded_file(str(path), file)
+                for path, (file, _) in zip(files, opened, strict=True)
+            ]
+            told = _pass_over if again else faults
+            stream = stream_of_source(
+                name, source.kind, _read(source, recorded), told, source.daemonsets
+            )
+            progress = stack.enter_context(progress_of(f"reading {name}"))
+            stream = stream._replace(entries=_shown(stream.entries, opened, progress))
+        stream = stream._replace(entries=_readable(stream.entries, problems))
+        yield stream._replace(entries=_until(stream, until_ms, is_told=not again))
+    if again:
+        return
     if faults.count:
-        raise RecordingError(f"{name}: {faults.count} passed over that could not be used")
-    if source.refused and not again:
-        raise RecordingError(f"{source.refused} manifests passed over that could not be used")
+        problems.append(f"{name}: {faults.count} passed over that could not be used")
+    if source.refused:
+        problems.append(f"{source.refused} manifests passed over that could not be used")
+    if problems:
+        raise RecordingError("; ".join(problems))
+
+
+def _readable(entries: Iterator[Entry], problems: list[str]) -> Iterator[Entry]:
+    """Read as far as can be; why not further is kept for the end, unless nothing could be read."""
+    is_begun = False
+    try:
+        for entry in entries:
+            is_begun = True
+            yield entry
+    except RecordingError as error:
+        if not is_begun:
+            raise
+        problems.append(str(error))
+
+
+def _until(stream: Stream, until_ms: int | None, *, is_told: bool = True) -> Iterator[Entry]:
+    """Read up to a time, and say so if the stream ends before it.
+
+    Raises:
+        RecordingError: It begins later.
+    """
+    if until_ms is None:
+        yield from stream.entries
+        return
+    begins_ms = stream.from_ms
+    last_ms = None
+    for entry in stream.entries:
+        if not entry.is_kept:
+            begins_ms = begins_ms or entry.received.time_ms
+            if until_ms < begins_ms:
+                break
+            if entry.received.time_ms > until_ms:
+                return
+            last_ms = entry.received.time_ms
+        yield entry
+    if until_ms < begins_ms:
+        raise RecordingError(
+            f"{stream.name}: it begins at {timestamp(begins_ms)}; nothing is known of {timestamp(until_ms)}"
+        )
+    if last_ms is not None and is_told:
+        note_line(f"{stream.name}: its last message is of {timestamp(last_ms)}")
 
 
 def _read(source: StreamSource, files: Sequence[RecordedFile]) -> Iterator[Happened | PassedOver]:
@@ -220,13 +268,13 @@ def opened_recording(path: Path, until_ms: int | None = None) -> Iterator[Stream
         until_ms: What was taken in later is left out; in ms since 1970.
 
     Raises:
-        RecordingError: There is no such file, or it is no recording.
+        RecordingError: There is no such file, it is no recording, or it begins later.
     """
     with opened_file(path) as (file, size):
         reader = Reader(file, str(path))
         with progress_of(f"replaying {reader.header.fleet}") as progress:
-            entries = _shown(reader.entries(), [(file, size)], progress)
-            yield stream_of(reader, until(entries, until_ms))
+            stream = stream_of(reader, _shown(reader.entries(), [(file, size)], progress))
+            yield stream._replace(entries=_until(stream, until_ms))
 
 
 @contextlib.contextmanager
@@ -234,7 +282,7 @@ def opened_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Open a file, and say how large it is; 0 if nobody knows.
 
     Raises:
-        RecordingError: There is no such file.
+        RecordingError: There is no such file, or it cannot be opened.
     """
     spare_garbage_collection()  # what is folded from it stays
     if str(path) == "-":
@@ -242,7 +290,11 @@ def opened_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         return
     if not path.exists() or path.is_dir():
         raise RecordingError(f"{path}: there is no such file")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise RecordingError(f"{path}: it cannot be opened: {error.strerror}") from error
+    with file:
         yield file, path.stat().st_size
 
 

@@ -46,7 +46,7 @@ from everynode.cli.tables import NONE, Columns, Row
 from everynode.cli.terminal import error_line, note_line
 from everynode.core.commands import Decision
 from everynode.replay.differing import differences
-from everynode.replay.replaying import Decided, Difference, Replay
+from everynode.replay.replaying import Decided, Difference, Known, Replay
 from everynode.replay.streams import Stream
 from everynode.runtime.clock import timestamp
 from everynode.runtime.view import FleetView
@@ -63,6 +63,8 @@ everynode replay --from csv machine_events.csv.gz --map time=0,machine=1,event=2
 
 With --verify the exit code is 0 if every decision is the same to the byte, and 1 if one is not.
 """
+
+PENDING_SHOWN_MAX = 5
 
 app = typer.Typer(add_completion=False)
 
@@ -124,7 +126,11 @@ def replay(
     """Run a recorded log through the core again, without a server, and print what is decided."""
     prepare_messages(ctx, no_color=no_color)
     now_ms = time.time_ns() // 1_000_000
-    until_ms = parse_moment_ms(until or at, now_ms, "--until") if until or at else None
+    if at and (until or verify):
+        text = "it shows the fleet as it was then; leave out --until and --verify"
+        raise typer.BadParameter(text, param_hint="--at")
+    option = "--at" if at else "--until"
+    until_ms = parse_moment_ms(at or until, now_ms, option) if at or until else None
     read_from = stream_source(source, columns, time_unit, epoch, filename or ())
     _check_source(source, verify=verify, has_sets=bool(filename), at=at)
     if svg is not None and what_if is None:
@@ -271,9 +277,20 @@ def _verdict(replaying: Replay, found: Difference | None) -> dict[str, Any]:
         if found is None
         else {
             "sequence": found.sequence,
+            "daemonset": str(found.decision.set_key),
             "place": found.place,
-            "fields": [each._asdict() for each in differences(found.was, found.is_now)],
+            "fields": [
+                {"field": each.field, "was": each.was, "isNow": each.is_now}
+                for each in differences(found.was, found.is_now)
+            ],
+            "known": _known(replaying.known_of(found.decision.set_key)),
         },
+    }
+
+
+def _known(known: Known) -> dict[str, Any]:
+    return known._asdict() | {
+        "pending": [msgspec.Raw(wire.encode(command)) for command in known.pending]
     }
 
 
@@ -286,15 +303,19 @@ def _told(found: Difference, replaying: Replay) -> Iterator[str]:
     yield f"  the first difference is in {what}:"
     for each in differences(found.was, found.is_now):
         yield f"    {each.field}: was {each.was}, is now {each.is_now}"
-    counts = decision.counts
+    yield "  what was known then:"
+    known = replaying.known_of(decision.set_key)
+    yield f"    generation {known.generation}, revision {known.revision or NONE}, last decided at {known.decided}"
+    yield f"    {known.nodes} nodes"
     yield (
-        f"  known then: {counts.eligible} eligible, {counts.occupied} occupied, {counts.missing} missing, "
-        f"{counts.surplus} surplus, {counts.pending} pending, {counts.unavailable} unavailable"
+        f"    {known.pods} pods: {known.ready} ready, {known.updated} of that revision; "
+        f"{known.orphans} to adopt"
     )
-    if found.place == 0:
-        return
-    fleet = replaying.state_of(decision.set_key)
-    yield f"  {len(fleet.index.ids)} nodes, revision {decision.revision or NONE}"
+    yield f"    {len(known.pending)} commands without effect so far"
+    for command in known.pending[:PENDING_SHOWN_MAX]:
+        yield f"      {type(command).__name__} {command.pod} on {command.node}: {command.reason}"
+    if len(known.pending) > PENDING_SHOWN_MAX:
+        yield f"      and {len(known.pending) - PENDING_SHOWN_MAX} more"
 
 
 # --- the fleet as it was ----------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ _EVENTS = {
 }
 _NS_PER_MS = 1_000_000
 _TIME_MAX = Decimal(10) ** 21  # in any unit that is longer than there are dates
+_BYTE_ORDER_MARK = "\ufeff"  # some spreadsheets begin a file with it
 _HOSTNAME = "kubernetes.io/hostname"
 _OS = "kubernetes.io/os"
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.-]")
@@ -117,14 +118,11 @@ def read_trace(
     """
     machines = _Machines(backend, trace)
     for file in files:
-        text = (line.decode("utf-8", "replace") for line in file.lines)
-        rows = csv.reader(text)
         places: dict[str, int] | None = None
-        while True:
+        for number, line in enumerate(file.lines, 1):
+            text = line.decode("utf-8", "replace").removeprefix(_BYTE_ORDER_MARK)
             try:
-                row = next(rows, None)
-                if row is None:
-                    break
+                row = next(csv.reader((text,)), [])  # one line: a stray quote hides no other row
                 if places is None:
                     places = _places(file.name, trace.columns, row)
                     if not all(map(_is_number, trace.columns.all)):
@@ -132,7 +130,7 @@ def read_trace(
                 if row:
                     yield machines.take(_Row(row, places))
             except (_RowError, csv.Error) as error:
-                yield PassedOver(f"{file.name}: line {rows.line_num}", str(error))
+                yield PassedOver(f"{file.name}: line {number}", str(error))
 
 
 class _RowError(Exception):

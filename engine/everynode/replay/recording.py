@@ -28,7 +28,8 @@ FRAME_BYTES_MAX = 1024 * 1024
 """How much text a frame holds: what can be lost at the end of a file that was cut off."""
 LINE_BYTES_MAX = 8 * 1024 * 1024
 """The longest line that is read: a message of the log has at most 1 MiB, and escapes may multiply it."""
-CHUNK_BYTES = 64 * 1024
+READ_BYTES = 1024
+"""How much is decompressed at a time: four bytes may say 128 KiB of text, so at most 32 MiB come of it."""
 WINDOW_BYTES_MAX = 128 * 1024 * 1024
 """How much a frame may make us remember; what is written here needs 8 MiB at most."""
 
@@ -229,9 +230,15 @@ class Reader:
         try:
             text = next(self._lines, b"")
             header = _decoder.decode(text).header if text else None
-        except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except EOFError as error:
             raise RecordingError(
-                f"{self.name}: this is no recording of a fleet: {error}; `everynode record` makes one"
+                f"{self.name}: it was cut off so early that nothing of it can be read; "
+                "copy it again, or record anew"
+            ) from error
+        except (OSError, zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RecordingError(
+                f"{self.name}: this is no recording of a fleet: {error}; `everynode record` makes one, "
+                "and `everynode replay --from` reads what others recorded"
             ) from error
         if not text:
             raise RecordingError(f"{self.name}: it is empty; `everynode record` makes a recording")
@@ -268,7 +275,10 @@ class Reader:
                 if not line.kept:
                     self.read = received
                 yield Entry(received, line.kept)
+        except EOFError:
+            pass
         except (
+            OSError,
             zstandard.ZstdError,
             msgspec.DecodeError,
             UnicodeDecodeError,
@@ -307,6 +317,8 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Read the lines, each with its newline; a last one without is a damage.
 
     Raises:
+        EOFError: The file was cut off; all lines before were handed out.
+        OSError: The file cannot be read.
         zstandard.ZstdError: The compressed text is damaged.
         msgspec.DecodeError: A line is too long, or has no end.
     """
@@ -324,10 +336,29 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _frames(file: BinaryIO) -> Iterator[bytes]:
-    """Decompress, a bounded piece at a time; where the file was cut off, what is left of it ends."""
+    """Decompress; what a frame says is handed out when its checksum is known to be right.
+
+    Only of a frame that is larger than any that is written here parts are handed out before, so memory is bounded.
+
+    Raises:
+        EOFError: The file ends in the middle of a frame; what can be read of it was handed out.
+    """
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
-    with decompressor.stream_reader(
-        file, read_size=CHUNK_BYTES, read_across_frames=True, closefd=False
-    ) as stream:
-        while text := stream.read(CHUNK_BYTES):
-            yield text
+    frame = decompressor.decompressobj()
+    held: list[bytes] = []
+    size = 0
+    is_within = False
+    while piece := file.read(READ_BYTES):
+        while piece:
+            held.append(frame.decompress(piece))
+            size += len(held[-1])
+            is_within = not frame.eof
+            piece = frame.unused_data if frame.eof else b""
+            if frame.eof:
+                frame = decompressor.decompressobj()
+            if not is_within or size > FRAME_BYTES_MAX + LINE_BYTES_MAX:
+                yield b"".join(held)
+                held, size = [], 0
+    if is_within:
+        yield b"".join(held)
+        raise EOFError

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from everynode import wire
-from everynode.core.commands import Decision
+from everynode.core.commands import Command, Decision
 from everynode.core.decision import Proposal, propose
 from everynode.core.events import NodeGone, Tick
 from everynode.core.identity import RevisionOf, revision_of, shard_of
 from everynode.core.pacing import Limits
+from everynode.core.setstate import SetState
 from everynode.core.state import FleetState, Record
 from everynode.core.values import DaemonSet, SetKey
 from everynode.errors import MalformedMessageError, RefusedError
@@ -78,6 +79,29 @@ class Difference(NamedTuple):
     place: int
     was: bytes | None
     is_now: bytes | None
+
+
+class Known(NamedTuple):
+    """What a worker knew of a set when it decided.
+
+    Attributes:
+        nodes: How many nodes the fleet had.
+        generation: The set's; 0 if it was not there.
+        pods: How many pods it had, of which ``ready`` were ready and ``updated`` of the wanted revision.
+        orphans: How many pods it could have adopted.
+        decided: Where the set's last decision stood; 0 if there was none.
+        pending: Commands whose effect had not been observed, in the order of the log.
+    """
+
+    nodes: int
+    generation: int
+    revision: str
+    pods: int
+    ready: int
+    updated: int
+    orphans: int
+    decided: int
+    pending: tuple[Command, ...]
 
 
 @dataclass
@@ -143,6 +167,24 @@ class Replay:
         self._ahead: deque[Received] = deque()  # as bytes: decoded, they take several times as much
         self._open: _Expected | None = None  # its batch is being read
         self._expected: list[tuple[int, int, _Expected]] = []  # a heap by basis and place
+
+    def known_of(self, key: SetKey) -> Known:
+        """Say what a set's worker knows of it, where the log is folded to."""
+        fleet = self.state_of(key)
+        state = fleet.sets.get(key) or SetState(key)
+        pods = [known.pod for known in state.pods.values()]
+        pending = sorted(state.pending.values(), key=lambda each: each.sequence)
+        return Known(
+            nodes=len(fleet.index.ids),
+            generation=state.generation,
+            revision=state.revision,
+            pods=len(pods),
+            ready=sum(pod.ready for pod in pods),
+            updated=sum(pod.revision == state.revision for pod in pods),
+            orphans=len(state.orphans),
+            decided=state.fence,
+            pending=tuple(each.command for each in pending),
+        )
 
     def state_of(self, key: SetKey) -> FleetState:
         """Return the state that a set's worker has."""

@@ -40,6 +40,7 @@ LINE_BYTES_MAX = 1024 * 1024 * 1024
 """The longest line that is read: a list of all pods of the largest clusters may be one."""
 
 _GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
 
 Fact = (
     NodeObserved
@@ -68,11 +69,17 @@ def _lines(name: str, file: BinaryIO) -> Iterator[bytes]:
     """Read the lines.
 
     Raises:
-        RecordingError: It is empty or damaged, or a line is too long.
+        RecordingError: It is empty, damaged or compressed with zstd, or a line is too long.
     """
     number = 0
     try:
-        is_gzip = cast("BufferedReader", file).peek(len(_GZIP)).startswith(_GZIP)
+        begin = cast("BufferedReader", file).peek(len(_ZSTD))
+        if begin.startswith(_ZSTD):
+            raise RecordingError(
+                f"{name}: it is compressed with zstd; if it is a recording of a fleet, leave out --from; "
+                "else decompress it with zstd -d"
+            )
+        is_gzip = begin.startswith(_GZIP)
         text = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if is_gzip else file
         while line := text.readline(LINE_BYTES_MAX + 1):
             if len(line) > LINE_BYTES_MAX:

@@ -6,7 +6,7 @@ knows nothing of files, a terminal or NATS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from everynode import wire
@@ -55,14 +55,6 @@ def stream_of(reader: Reader, entries: Iterator[Entry] | None = None) -> Stream:
         renamed=reader.renamed,
         is_decided=True,
     )
-
-
-def until(entries: Iterable[Entry], until_ms: int | None) -> Iterator[Entry]:
-    """Stop after a time; ``None``: read everything."""
-    for entry in entries:
-        if until_ms is not None and not entry.is_kept and entry.received.time_ms > until_ms:
-            return
-        yield entry
 
 
 def entry_of(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zstandard
+from tests.recordings.make import DIRECTORY
 
-from everynode.replay.recording import Reader
+from everynode.replay.recording import Entry, Reader, Writer
 
 if TYPE_CHECKING:
     from tests.integration.cli.conftest import Everynode, Running, WrittenFleet
+
+GOLDEN = DIRECTORY / "failing.everynode"
 
 
 def text_of(path: Path) -> str:
@@ -22,6 +26,22 @@ def text_of(path: Path) -> str:
         zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
     ):
         return stream.read().decode()
+
+
+def golden() -> Reader:
+    """Open one of the golden recordings."""
+    return Reader(io.BytesIO(GOLDEN.read_bytes()), GOLDEN.name)
+
+
+def write(path: Path, entries: list[Entry], *, finish: bool = True) -> None:
+    """Write a recording of these messages; without an end if it is not finished."""
+    with path.open("wb") as file:
+        writer = Writer(file, golden().header)
+        for entry in entries:
+            writer.write(entry)
+        writer.flush()
+        if finish:
+            writer.finish()
 
 
 def recorded(everynode: Everynode, path: Path, *options: str) -> str:
@@ -88,7 +108,7 @@ class TestRecord:
         assert "Decision" == documents[0]["messages"][0]["kind"]
 
     def test_the_fleet_as_it_was(self, fleet_up: Everynode, tmp_path: Path) -> None:
-        """--at shows nodes, sets and pods as they were: all of them now, none before the beginning."""
+        """--at shows nodes, sets and pods as they were: all of them now; before the beginning nothing is known."""
         path = tmp_path / "r"
         recorded(fleet_up, path)
 
@@ -97,7 +117,8 @@ class TestRecord:
 
         assert "20 nodes" in now.out
         assert "fluentd" in now.out
-        assert "0 nodes, 0 pods" in before.out
+        assert (1, "") == (before.code, before.out)
+        assert f"{path}: it begins at " in before.err
 
     def test_follow(
         self, fleet_up: Everynode, start: Callable[..., Running], tmp_path: Path
@@ -120,6 +141,54 @@ class TestRecord:
         assert "is still being written" in meanwhile.err
         assert 0 == code
         assert 0 == fleet_up("replay", path, "--verify").code
+
+
+class TestVerify:
+    """Recordings that are not as they were, or only a part of them."""
+
+    def test_another_decision(self, everynode: Everynode, tmp_path: Path) -> None:
+        """The first is shown, with both sides, what was known, and the commands that were on their way."""
+        path = tmp_path / "r"
+        entries = list(golden().entries())
+        place, sequence = next(
+            (place, entry.received.sequence)
+            for place, entry in enumerate(entries)
+            if b'"deletes":1' in entry.received.payload
+        )
+        changed = entries[place].received.payload.replace(b'"deletes":1', b'"deletes":7')
+        entries[place] = entries[place]._replace(
+            received=entries[place].received._replace(payload=changed)
+        )
+        write(path, entries)
+
+        said = everynode("replay", path, "--verify")
+        verdict = json.loads(everynode("replay", path, "--verify", "-o", "json").out)
+
+        assert (1, "") == (said.code, said.err)
+        assert f"decision {sequence} about default/agent is another one now" in said.out
+        assert "counts.deletes: was 7, is now 1" in said.out
+        assert "8 pods: 7 ready, 8 of that revision; 0 to adopt" in said.out
+        assert (False, sequence) == (verdict["same"], verdict["difference"]["sequence"])
+        assert [{"field": "counts.deletes", "was": "7", "isNow": "1"}] == verdict["difference"][
+            "fields"
+        ]
+        assert (8, 8, 7) == tuple(
+            verdict["difference"]["known"][name] for name in ("nodes", "pods", "ready")
+        )
+
+    def test_a_part_of_it(self, everynode: Everynode, tmp_path: Path) -> None:
+        """What stands before the place at which a file was cut off is decided again and shown."""
+        path = tmp_path / "r"
+        write(path, list(golden().entries()), finish=False)
+
+        told = [everynode("replay", path, *words) for words in (("--verify",), (), ("--at", "0s"))]
+
+        assert [1, 1, 1] == [each.code for each in told]
+        assert all("it was cut off, or is still being written" in each.err for each in told)
+        assert "all the same to the byte" in told[0].out
+        assert "PodFailed" in told[1].out
+        assert "9 nodes" in told[2].out
+        assert f"note: {path}: its last message is of 1970-01-01T" in told[2].err
 
 
 class TestRefused:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CSV = ("--from", "csv", "--map", "time=0,machine=1,event=2,platform=3,cpu=4,memory=5")
 KUBECTL = ("--from", "kubectl")
+GOLDEN = Path("tests/recordings/failing.everynode")
 
 
 @pytest.fixture
@@ -97,12 +98,13 @@ class TestKubectl:
         assert [
             f"error: {path}: line 2: the watch ended with an error: too old resource version",
             f"note: {path}: objects of no concern: 1 Service",
+            f"note: {path}: its last message is of 2024-05-06T07:00:00Z",
             "note: fleet kubectl at 2024-05-06T07:00:00Z, sequence 1",
             f"error: {path}: 1 passed over that could not be used",
         ] == said.err.splitlines()
 
     def test_files_that_cannot_be_read(self, everynode: Everynode, watched: list[Path]) -> None:
-        """A file that was cut off, an empty one, one that is not there and a directory."""
+        """One that was cut off is shown up to there; an empty one, a recording, one that is not there, a directory."""
         cut = watched[0].with_name("cut")
         cut.write_bytes(watched[0].read_bytes()[:-9])
         empty = watched[0].with_name("empty")
@@ -110,15 +112,27 @@ class TestKubectl:
         for path, words in (
             (cut, "line 4: what begins here has no end: the file was cut off; 3 documents"),
             (empty, "it is empty"),
+            (
+                GOLDEN,
+                "it is compressed with zstd; if it is a recording of a fleet, leave out --from",
+            ),
             (watched[0].with_name("none"), "there is no such file"),
             (watched[0].parent, "there is no such file"),
         ):
             said = everynode("replay", *KUBECTL, path, "--at", "0s")
-            assert (1, "") == (said.code, said.out)
-            assert said.err.startswith(f"error: {path}: {words}")
+            shown = "2 nodes, 0 pods" if path == cut else ""
+            assert (1, shown) == (said.code, "".join(said.out.splitlines()[-1:]))
+            assert f"error: {path}: {words}" in said.err
 
         early = everynode("replay", *KUBECTL, cut, "--at", at(59))
         assert (0, True) == (early.code, "1 nodes" in early.out)
+
+    def test_before_the_beginning(self, everynode: Everynode, watched: list[Path]) -> None:
+        """Nothing is known of it."""
+        said = everynode("replay", *KUBECTL, watched[0], "--at", "2001-01-01T00:00:00Z")
+
+        assert (1, "") == (said.code, said.out)
+        assert f"{watched[0]}: it begins at 2024-05-06T07:00:00Z; nothing is known of" in said.err
 
 
 class TestCsv:
@@ -184,6 +198,8 @@ class TestCsv:
         (("--from", "kubectl", "--verify"), "nobody of ours decided there"),
         (("--from", "csv", "--map", "time=0,machine=1,event=2"), "have no DaemonSets"),
         (("another",), "a recording is one file"),
+        (("--at", "1h", "--until", "1h"), "leave out --until and --verify"),
+        (("--at", "1h", "--verify"), "leave out --until and --verify"),
     ],
 )
 def test_options(everynode: Everynode, words: tuple[str, ...], text: str) -> None:

@@ -39,6 +39,7 @@ class PlannedFleet:
     Attributes:
         state: What is known.
         refused: How many messages could not be used.
+        shards: Those of the sets.
     """
 
     def __init__(
@@ -54,9 +55,9 @@ class PlannedFleet:
         self._sequence = 0
         self._subjects = subjects
         self._keys = frozenset(keys)
-        shards = {str(shard_of(key, subjects.shards)) for key in self._keys}
-        self._shards = frozenset(shards)
-        self._places = frozenset({*shards, wire.ORPHANS})
+        self.shards = frozenset(shard_of(key, subjects.shards) for key in self._keys)
+        self._shards = frozenset(map(str, self.shards))
+        self._places = self._shards | {wire.ORPHANS}
         self._namespaces = frozenset(wire.token(key.namespace) for key in self._keys)
         self._sets = frozenset(
             subjects.of_set(kind, key).removeprefix(f"{subjects.prefix}.")

@@ -1,7 +1,7 @@
 """What a plan needs to know of a fleet, read from its log as a worker reads it when it starts.
 
-Used by the command line. Reads through ``runtime.bus``, everything with one filter, and passes over what is not wanted
-before it is decoded: nats-server finds 65,000 messages a second for one filter and 7,000 for several.
+Used by the command line. Reads through ``runtime.bus``, subject by subject where that is quicker, and passes over what
+is not wanted before it is decoded.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from everynode.core.pacing import Limits
+from everynode.ports import Received
 from everynode.replay.planning_fleet import PlannedFleet
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.view import last_good
@@ -27,21 +28,25 @@ async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) ->
     Raises:
         UnavailableError: The server did not answer.
     """
-    everything = [bus.subjects.everything()]
+    subjects = bus.subjects.read_by_worker(sorted(fleet.shards))
     start = await bus.sequence_at(now_ms - Limits().horizon_ms)
     if start > 1:
-        start = min(start, await _read_state(bus, fleet, everything) + 1)
-    async with aclosing(bus.read_log(everything, start)) as chunks:
-        async for chunk in chunks:
-            for received in chunk:
-                if fleet.wants(received.subject):
-                    fleet.take(received, is_kept=False)
+        taken_over = [await _read_state(bus, fleet, subject) for subject in subjects]
+        start = min(start, max(taken_over) + 1)
+    found: dict[int, Received] = {}
+    for subject in subjects:
+        async with aclosing(bus.read_log([subject], start)) as chunks:
+            async for chunk in chunks:
+                wanted = [received for received in chunk if fleet.wants(received.subject)]
+                found.update((received.sequence, received) for received in wanted)
+    for sequence in sorted(found):
+        fleet.take(found[sequence], is_kept=False)
 
 
-async def _read_state(bus: FleetBus, fleet: PlannedFleet, everything: list[str]) -> int:
+async def _read_state(bus: FleetBus, fleet: PlannedFleet, subject: str) -> int:
     """Read STATE; returns up to where it has taken over the log."""
     last = 0
-    async with aclosing(bus.read_state(everything)) as chunks:
+    async with aclosing(bus.read_state([subject])) as chunks:
         async for chunk in chunks:
             last = max(last, *(received.sequence for received in chunk))
             for received in chunk:

@@ -106,6 +106,14 @@ class TestLostEnd:
             await session._store(proposal_of(session, bus))
         assert (await bus.log_position()).last_sequence == 3
 
+    async def test_only_state_was_read(self, bus: JetStreamBus, node_messages: Messages) -> None:
+        """Nothing of the log was read, but where it ended: it still must not end before."""
+        await bus.publish(node_messages(bus, 3))
+        session = session_of(bus)
+        session.machine.passed(4)
+        with pytest.raises(StaleError, match="at 4"):
+            await session._make_sure()
+
     async def test_aged_out(self, bus: JetStreamBus, node_messages: Messages) -> None:
         """It let go of it in its time: that is no loss."""
         await bus.publish(node_messages(bus, 3))

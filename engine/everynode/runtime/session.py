@@ -271,14 +271,13 @@ class Session:
             UnavailableError: The server did not answer.
         """
         while self._sure_epoch != self._bus.epoch:
-            epoch, last = self._bus.epoch, self._last_read
-            if last is not None and await self._bus.time_of(last.sequence) != last.time_ms:
-                first, _, _ = await self._bus.log_position()
-                if first <= last.sequence:
-                    message = (
-                        f"the log has another message at {last.sequence} than was read, or none"
-                    )
-                    raise StaleError(message)
+            epoch, last, read_to = self._bus.epoch, self._last_read, self.machine.fleet.sequence
+            first, end, _ = await self._bus.log_position()
+            is_there = last is None or await self._bus.time_of(last.sequence) == last.time_ms
+            is_aged_out = last is not None and last.sequence < first
+            if end < read_to or not (is_there or is_aged_out):
+                at = read_to if last is None else last.sequence
+                raise StaleError(f"the log has another message at {at} than was read, or none")
             self._sure_epoch = epoch
         return self._sure_epoch
 

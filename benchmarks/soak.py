@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from everynode import wire
-from everynode.core import index, state
+from everynode.core import index, nodes, state
 from everynode.core.events import DaemonSetObserved
 from everynode.core.values import DaemonSet, UpdateStrategy
 from everynode.ports import Outgoing
@@ -49,7 +49,7 @@ AGE_ROUNDS = 30
 
 SMALL_LIMITS: tuple[tuple[Any, str, Any], ...] = (
     (index, "DEPARTED_NODES_MAX", 100),
-    (state, "JOURNAL_ENTRIES_MAX", 100),
+    (nodes, "JOURNAL_ENTRIES_MAX", 100),
     (state, "DUE_ENTRIES_MIN", 100),
     (logbook, "Ledger", partial(Ledger, gone_remembered_max=100)),
 )

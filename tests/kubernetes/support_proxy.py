@@ -16,6 +16,10 @@ from tests.kubernetes.support_processes import free_port
 CHUNK_BYTES_MAX = 64 * 1024
 
 
+TURNS_TO_BEGIN = 3
+"""After so many turns of the loop a connection that was accepted last is served: else nobody would close it."""
+
+
 class TcpProxy:
     """A proxy in front of one server; an async context manager.
 
@@ -53,6 +57,8 @@ class TcpProxy:
     ) -> None:
         """Cut everything and go."""
         self.refuse()
+        for _ in range(TURNS_TO_BEGIN):
+            await asyncio.sleep(0)
         await self.cut()
 
     @property

@@ -16,10 +16,6 @@ from tests.kubernetes.support_processes import free_port
 CHUNK_BYTES_MAX = 64 * 1024
 
 
-TURNS_TO_BEGIN = 3
-"""After so many turns of the loop a connection that was accepted last is served: else nobody would close it."""
-
-
 class TcpProxy:
     """A proxy in front of one server; an async context manager.
 
@@ -57,8 +53,6 @@ class TcpProxy:
     ) -> None:
         """Cut everything and go."""
         self.refuse()
-        for _ in range(TURNS_TO_BEGIN):
-            await asyncio.sleep(0)
         await self.cut()
 
     @property
@@ -124,10 +118,10 @@ class TcpProxy:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            server_writer.transport.abort()  # first: whoever waits may be cancelled once more
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            server_writer.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass bytes one way, as they come; at most one chunk is held back here, the rest in the kernel."""

@@ -169,6 +169,31 @@ class TestFaults:
             sim.let_pass(60_000)
             assert sim.server.history == []
 
+    def test_a_cut_keeps_the_order(self) -> None:
+        """What was on its way at the cut comes before what was sent during it, as over any one connection."""
+        with simulation(faults=BusFaults(latency_ms_min=5, latency_ms_max=5)) as sim:
+            connection, arrived = sim.bus.connection, list[str]()
+            connection.to_server(lambda: arrived.append("before"))
+            sim.server.cut(sim.process, 100, "to")
+            connection.to_server(lambda: arrived.append("during"))
+            connection.tell(lambda: arrived.append("told"))
+            sim.let_pass(1_000)
+            assert ["before", "during", "told"] == arrived
+
+    @pytest.mark.parametrize("is_lost", [False, True])
+    def test_late_does_not_overtake(self, is_lost: bool) -> None:
+        """A request that was given up comes to nothing if a later one was heard, unless over another connection."""
+        with simulation(faults=BusFaults(request_late=1, late_ms_max=600_000)) as sim:
+            with pytest.raises(OutcomeUnknownError):
+                sim.run(sim.bus.publish(sim.nodes(1)))
+            sim.server.faults = sim.bus.connection._network.faults = BusFaults()
+            if is_lost:
+                sim.bus.connection.lose()
+                sim.let_pass(1_000)
+            assert 1 == sim.run(sim.bus.publish(sim.nodes(1)))
+            sim.let_pass(700_000)
+            assert (2 if is_lost else 1) == len(sim.server.history)
+
     @pytest.mark.parametrize(
         ("direction", "duration_ms", "stored"),
         [("to", 10_000, 1), ("to", 60_000, 0), ("from", 10_000, 1), ("both", 60_000, 0)],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -65,20 +66,20 @@ class Network(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
 class Ask:
-    """A call that waits for its answer."""
+    """A call that waits for its answer.
 
-    __slots__ = ("act", "epoch", "future", "number", "sent_us")
+    Attributes:
+        epoch: Over which connection it was sent.
+        number: The calls of one process are numbered in their order.
+    """
 
-    def __init__(
-        self, act: Callable[[], Any], future: asyncio.Future[Any], connection: Connection
-    ) -> None:
-        """Keep what is to be done, and who waits."""
-        self.act = act
-        self.future = future
-        self.sent_us = connection.now_us
-        self.epoch = connection.epoch
-        self.number = connection.next_number()
+    act: Callable[[], Any]
+    future: asyncio.Future[Any]
+    sent_us: int
+    epoch: int
+    number: int
 
     def fail(self, error: EverynodeError) -> None:
         """Give up, if there is no answer yet."""
@@ -116,7 +117,8 @@ class Connection:
         self._failures = 0
         self._arrived_to_us = 0
         self._arrived_from_us = 0
-        self._held_to: list[Act] = []
+        self._sent = 0
+        self._held_to: list[tuple[int, Act]] = []  # with its place in what was sent
         self._held_from: list[Act] = []
         self._waiting: dict[Ask, None] = {}
         self._watchers: dict[Woken, None] = {}
@@ -135,16 +137,6 @@ class Connection:
     def unwatch(self, woken: Woken) -> None:
         """Leave it alone from now on."""
         self._watchers.pop(woken, None)
-
-    @property
-    def now_us(self) -> int:
-        """The time."""
-        return self._loop.now_us
-
-    def next_number(self) -> int:
-        """Number the calls."""
-        self._asked += 1
-        return self._asked
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -166,7 +158,8 @@ class Connection:
         """
         self.check()
         loop = self._loop
-        ask = Ask(act, loop.create_future(), self)
+        self._asked += 1
+        ask = Ask(act, loop.create_future(), loop.now_us, self.epoch, self._asked)
         faults, draw = self._network.faults, loop.random.random
         self._waiting[ask] = None
         if self.cut_to or self.cut_from:
@@ -246,12 +239,13 @@ class Connection:
 
     def to_server(self, act: Act) -> None:
         """Send something to the server."""
+        self._sent += 1
         if self.cut_to:
-            self._held_to.append(act)
+            self._held_to.append((self._sent, act))
             return
         arrive_us = max(self._loop.now_us + self.latency_us(), self._arrived_to_us)
         self._arrived_to_us = arrive_us
-        self._loop.after_us(arrive_us - self._loop.now_us, self._arrive_at_server, self.epoch, act)
+        self._arrive_after(arrive_us - self._loop.now_us, act)
 
     def tell(self, act: Act) -> None:
         """Send a word that needs no answer, and is lost without a connection.
@@ -260,18 +254,22 @@ class Connection:
         """
         if not self.is_up or not self.process.alive:
             return
+        self._sent += 1
         if self.cut_to:
-            self._held_to.append(act)
+            self._held_to.append((self._sent, act))
             return
         shortest_us = int(self._network.faults.latency_ms_min * _US_PER_MS)
         arrive_us = max(self._loop.now_us + shortest_us, self._arrived_to_us)
-        self._loop.after_us(arrive_us - self._loop.now_us, self._arrive_at_server, self.epoch, act)
+        self._arrive_after(arrive_us - self._loop.now_us, act)
 
-    def _arrive_at_server(self, epoch: int, act: Act) -> None:
+    def _arrive_after(self, delay_us: int, act: Act) -> None:
+        self._loop.after_us(delay_us, self._arrive_at_server, self.epoch, self._sent, act)
+
+    def _arrive_at_server(self, epoch: int, number: int, act: Act) -> None:
         if epoch != self.epoch or not self._network.is_up:
             return
         if self.cut_to:
-            self._held_to.append(act)
+            self._held_to.append((number, act))
         else:
             act()
 
@@ -324,8 +322,10 @@ class Connection:
         """Let everything through again."""
         self._cuts += 1
         self.cut_to = self.cut_from = False
-        held, self._held_to = self._held_to, []
-        for act in held:
+        # In the order in which it was sent: what was on its way at the cut is held after what was sent during it.
+        held = sorted(self._held_to, key=lambda each: each[0])
+        self._held_to = []
+        for _, act in held:
             self.to_server(act)
         self._flush()
 

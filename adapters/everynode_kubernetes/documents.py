@@ -50,10 +50,10 @@ def documents_of(file: RecordedFile) -> Iterator[Document | PassedOver]:
     count = 0
     for number, line in enumerate(file.lines, 1):
         if not open_one.depth and _is_whole(line):
-            found: list[Document] = [Document(number, line)]
-            rest = b""
-        else:
-            found, rest = open_one.read(number, line)
+            count += 1
+            yield Document(number, line)
+            continue
+        found, rest = open_one.read(number, line)
         for document in found:
             if _is_whole(document.text):
                 count += 1

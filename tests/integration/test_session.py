@@ -131,9 +131,45 @@ class TestLostEnd:
         session._last_read = Received(9, 1, "anything", b"")
         assert await session._make_sure() == bus.epoch
 
+    async def test_lost_before_it_was_followed(
+        self, bus: JetStreamBus, node_messages: Messages
+    ) -> None:
+        """It is compared before anything new is taken in: what is new would be compared instead."""
+        await bus.publish(node_messages(bus, 3))
+        session = session_of(bus)
+        session.machine.passed(2)
+        session._last_read = Received(2, 1, "anything", b"")
+        with pytest.raises(StaleError, match="at 2"):
+            async with asyncio.timeout(UNTIL_SECONDS):
+                await session._follow()
+        assert session.machine.fleet.sequence == 2
+
+    async def test_lost_while_it_was_read(self, bus: JetStreamBus, node_messages: Messages) -> None:
+        """It ended later when STATE was begun to be read: STATE may tell of what is lost."""
+        await bus.publish(node_messages(bus, 3))
+        session = session_of(bus)
+        position = await session._load()
+        await session._catch_up(position._replace(end=9))
+        with pytest.raises(StaleError):
+            await session._make_sure()
+
 
 class TestStart:
     """What a session has read when it begins to decide."""
+
+    async def test_read_apart(
+        self, bus: JetStreamBus, node_messages: Messages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each message of its shards once, in the log's order, and nothing that came later; or all is to be read."""
+        prefix, nodes = bus.subjects.prefix, node_messages(bus, 2)
+        ours = [Outgoing(f"{prefix}.command.1.node.0.id", b""), Outgoing(f"{prefix}.tick.0", b"")]
+        await bus.publish([ours[0], nodes[0], Outgoing(f"{prefix}.tick.7", b""), ours[1], nodes[1]])
+        session = session_of(bus, 2)
+        found = await session._read_apart(1, 4)
+        assert found is not None
+        assert [received.sequence for received in found] == [1, 2, 4]
+        monkeypatch.setattr("everynode.runtime.session.READ_APART_MESSAGES_MAX", 2)
+        assert await session._read_apart(1, 4) is None
 
     @pytest.mark.parametrize("shards", [1, 16])
     async def test_not_behind_state(

@@ -148,7 +148,7 @@ def _pod(start: Start, world: World, node: Node, kind: str) -> Pod | None:
 
 def plan_for(world: World, wanted: DaemonSet) -> PlannedSet:
     """Plan on what the log has."""
-    fleet = PlannedFleet(world.subjects, [wanted.key], world.limits)
+    fleet = PlannedFleet(world.subjects, [wanted.key])
     # As a reader has it: what STATE kept, then what it does not keep.
     kept = {record.sequence for record in world.kept.values()}
     for record in sorted(world.log, key=lambda each: each.sequence not in kept):

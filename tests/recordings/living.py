@@ -29,7 +29,7 @@ from everynode.runtime.embedded import EmbeddedServer
 from everynode.runtime.host import AdapterHost
 from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.runtime.settings import Connection, StreamSettings
-from everynode.runtime.view import FleetView, follow_view
+from everynode.runtime.view import follow_view
 from everynode_simulated import Behaviour, SimulatedAdapter, SimulatedFleet
 
 PROGRAM = Path(sys.executable).parent / "everynode"
@@ -68,7 +68,6 @@ class Life:
 
     kills: int = 0
     changes: dict[str, int] = field(default_factory=dict)
-    view: FleetView | None = None
 
     def count(self, what: str) -> None:
         """Remember that this happened once more."""
@@ -153,11 +152,11 @@ async def _live(
                 life.kills += 1
             await asyncio.sleep(shape.round_seconds)  # the pace of what happens
         churn.heal()
-        life.view = await _covered(bus, generations)
+        await _covered(bus, generations)
     return life
 
 
-async def _covered(bus: JetStreamBus, generations: dict[SetKey, int]) -> FleetView:
+async def _covered(bus: JetStreamBus, generations: dict[SetKey, int]) -> None:
     """Wait until each set has a ready pod of what is wanted on each of its nodes."""
     async with asyncio.timeout(COVERED_SECONDS_MAX):
         async for view in follow_view(bus, ["daemonset", "status", "node"]):
@@ -166,7 +165,7 @@ async def _covered(bus: JetStreamBus, generations: dict[SetKey, int]) -> FleetVi
                 status is not None and status.observed_generation == number and is_covered(status)
                 for status, number in found
             ):
-                return view
+                return
     raise AssertionError("a view is followed for as long as anybody reads it")
 
 

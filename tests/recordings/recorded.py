@@ -41,7 +41,6 @@ SETUP_SECONDS_MAX = 600
 class Verified:
     """What one interpreter said of a recording."""
 
-    python: str
     hash_seed: int
     again: int
     decisions: int
@@ -94,10 +93,10 @@ def verify(recording: Path, python: Path, hash_seed: int) -> Verified:
     try:
         verdict = msgspec.json.decode(ended.stdout, type=_Verdict)
     except msgspec.DecodeError:
-        return Verified(str(python), hash_seed, 0, 0, False, seconds, ended.stderr[-500:])
+        return Verified(hash_seed, 0, 0, False, seconds, ended.stderr[-500:])
     why = "" if verdict.same else ended.stdout
     same = verdict.same and ended.returncode == 0
-    return Verified(str(python), hash_seed, verdict.again, verdict.decisions, same, seconds, why)
+    return Verified(hash_seed, verdict.again, verdict.decisions, same, seconds, why)
 
 
 def pythons(directory: Path) -> Iterator[tuple[str, Path | str]]:
@@ -167,7 +166,7 @@ def main() -> int:
             if isinstance(python, Path):
                 result = verify(recording, python, hash_seed=number)
             else:
-                result = Verified(str(python), number, 0, 0, False, 0.0, python)
+                result = Verified(number, 0, 0, False, 0.0, python)
             results.append(result)
             print(_row(version, result), flush=True)  # noqa: T201
     return 0 if all(each.same and each.again == each.decisions for each in results) else 1

@@ -15,9 +15,9 @@ from everynode.replay.explaining import (
     explain_nodes,
     explain_pod,
 )
-from everynode.replay.explaining_history import History, PodSearch, Scope, subject_filter
+from everynode.replay.explaining_history import History, PodSearch, Scope
 from everynode.replay.recording import Entry
-from everynode.replay.streams import entry_of
+from everynode.replay.streams import entry_of, subject_filter
 from everynode.testing.builders import daemonset, node
 from everynode.testing.world import World
 

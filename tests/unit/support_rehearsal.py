@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import count
+from typing import Any
 
 from everynode import wire
-from everynode.core.events import DaemonSetObserved, NodeObserved
+from everynode.core.commands import AdoptPod, CreatePod, DeletePod
+from everynode.core.events import DaemonSetObserved, NodeObserved, PodGone
 from everynode.core.state import Record
 from everynode.core.values import DaemonSet, Message, Pod, UpdateStrategy
 from everynode.replay.durations import Durations
@@ -13,6 +15,7 @@ from everynode.replay.rehearsal import Rehearsal
 from everynode.replay.streams import Stream, entry_of
 from everynode.replay.what_if import Rehearsed, Survey, rehearse, wanted_instead
 from everynode.replay.what_if_course import Courses
+from everynode.runtime.ledger import pod_gone
 from everynode.testing.builders import daemonset, node
 
 SHARDS = 4
@@ -32,6 +35,44 @@ def wanted(
     )
 
 
+SET = wanted()
+
+
+def _about(pod: Pod) -> dict[str, Any]:
+    """Fill in what each command of ``SET`` about a pod has."""
+    return {
+        "id": f"about {pod.name}",
+        "backend": pod.backend,
+        "node": pod.node,
+        "namespace": pod.namespace,
+        "daemonset": SET.name,
+        "daemonset_uid": SET.uid,
+        "generation": 1,
+        "pod": pod.name,
+        "expires_ms": BEGIN_MS + 300_000,
+    }
+
+
+def create(pod: Pod) -> CreatePod:
+    """Make the command that makes a pod."""
+    return CreatePod(**_about(pod), node_uid=pod.node_uid, revision=pod.revision)
+
+
+def delete(pod: Pod) -> DeletePod:
+    """Make the command that deletes a pod."""
+    return DeletePod(**_about(pod), pod_uid=pod.uid)
+
+
+def adopt(pod: Pod) -> AdoptPod:
+    """Make the command that gives a pod to ``SET``."""
+    return AdoptPod(**_about(pod), pod_uid=pod.uid)
+
+
+def gone(pod: Pod) -> PodGone:
+    """Say that a pod is gone."""
+    return pod_gone(pod, "it went")
+
+
 class Fleet:
     """A rehearsal, and all that stands on its log."""
 
@@ -39,7 +80,7 @@ class Fleet:
         """Nodes are there; nothing is wanted."""
         self.rehearsal = Rehearsal(SHARDS, durations)
         self.log: list[Record] = []
-        self._take(self.rehearsal.begin(BEGIN_MS))
+        self.rehearsal.begin(BEGIN_MS)
         for number in range(nodes):
             self.happens(NodeObserved(node=node(f"node-{number}")))
 

@@ -65,6 +65,13 @@ def test_little_is_not_nothing_and_much_is_not_all(levels: str) -> None:
     assert levels[0] == lower[-1]
 
 
+def test_curves_that_are_compared() -> None:
+    """What is not as high as the other curve gets is not drawn as high."""
+    upper, lower = drawn(line((0, 5))._replace(full=10))[1:3]
+
+    assert ("", BLOCKS[-1]) == (upper, lower[13])
+
+
 def test_the_figures() -> None:
     """Lowest, highest and last value stand beside each curve, both times below; nothing is wider than it may be."""
     rows = drawn(line((0, 5), (300, 12_000), (600, 70)), line((0, 1)))

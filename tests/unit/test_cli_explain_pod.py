@@ -30,6 +30,22 @@ def test_let_go_of_and_adopted_again() -> None:
     assert ["Made:", "Let go of:", "Adopted:"] == titles(world, name)
 
 
+def test_not_let_go_of_and_not_adopted_yet() -> None:
+    """A release or an adoption of which nothing was heard is still to be done."""
+    world = covered(None, "a")
+    name = the_pod(world).name
+    world.delete(KEY, cascade="orphan")
+    world.decide()
+    releasing = titles(world, name)
+    world.run()
+    world.label_pod(the_pod(world).key, {"app": "agent"})
+    world.apply(daemonset(uid="another"))
+    world.decide()
+
+    assert ["Made:", "To be let go of:"] == releasing
+    assert ["Made:", "Let go of:", "To be adopted:"] == titles(world, name)
+
+
 def test_not_removed_yet() -> None:
     """A delete that was decided and did not work, or not yet, has removed nothing."""
     world = covered(None, "a")
@@ -44,3 +60,15 @@ def test_not_removed_yet() -> None:
     assert ["Made:", "To be removed:"] == pending == failed
     assert ["Made:", "Removed:"] == titles(world, name)
     assert any("for a set that was deleted" in line for line in pod_lines(explained(world, name)))
+
+
+def test_removed_by_somebody_else() -> None:
+    """A delete that failed did not remove the pod, though it is gone."""
+    world = covered(None, "a")
+    name = the_pod(world).name
+    world.delete(KEY)
+    world.decide()
+    world.carry_out(works=False)
+    world.remove_pod(the_pod(world).key)
+
+    assert ["Made:", "To be removed:"] == titles(world, name)

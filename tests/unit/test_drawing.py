@@ -145,7 +145,7 @@ class TestCurvesDrawn:
 
         assert len(path) < 20_000
         heights = [float(each) for each in re.findall(r"V([\d.]+)", path)]
-        assert drawing.PLOT_HEIGHT == round(min(heights) - drawing.TITLE_HEIGHT - 30) + 150
+        assert drawing.TITLE_HEIGHT + drawing.LEGEND_HEIGHT == min(heights)  # where its highest is
 
 
 class TestMarksDrawn:
@@ -162,6 +162,19 @@ class TestMarksDrawn:
         assert sorted(told) == sorted(f"2024-05-06T13:30:00Z {each.text}" for each in marks)
         looks = {(each.get("d"), each.get("fill")) for each in glyphs}
         assert len(looks) == len(MarkKind) - 1  # a spec is a spec, the first one or another
+
+    @pytest.mark.parametrize("kind", MarkKind)
+    def test_what_moves_curves_goes_through_them(self, kind: MarkKind) -> None:
+        """From a set that changes and nodes that are lost a line goes up; from nothing else."""
+        drawn = svg(picture(curve((NOON_MS, 1)), marks=(mark(kind),)))
+
+        is_through = kind in {
+            MarkKind.APPLIED,
+            MarkKind.SPEC,
+            MarkKind.DELETED,
+            MarkKind.NODES_LOST,
+        }
+        assert is_through == drawn.count('stroke-dasharray="2 3"')
 
     def test_what_would_touch_is_one(self) -> None:
         """Losses next to each other are one glyph with their sum."""

@@ -127,7 +127,8 @@ class TestMade:
         assert "gone" in causes(step)[1]
         assert "pods that ended on this node before it, one after the other: 1" in step.notes
 
-    def test_a_pod_that_rested(self) -> None:
+    @pytest.mark.parametrize("comes_after_ms", [(), (0,), (0, 5_000)])
+    def test_a_pod_that_rested(self, comes_after_ms: tuple[int, ...]) -> None:
         """The second that fails stays for a while: time alone makes room then."""
         world = covered()
         for _ in range(2):
@@ -136,10 +137,10 @@ class TestMade:
             for _ in range(2):  # it goes, and another comes
                 world.decide()
                 world.carry_out()
+        for after_ms in comes_after_ms:  # while it rests or later: it has nothing to do with it
+            world.now_ms += after_ms
+            world.put_node(node("a", zone="x", after=str(after_ms)))
         world.now_ms += 5_000
-        world.put_node(
-            node("a", zone="x", something="else")
-        )  # comes later, and has nothing to do with it
         world.run()
 
         step = removed(explained(world, last.name))

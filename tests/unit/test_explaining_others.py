@@ -23,7 +23,7 @@ from tests.unit.support_explaining import (
 
 from everynode.core import claims, decision, eligibility
 from everynode.core.commands import AdoptPod
-from everynode.core.events import PodGone
+from everynode.core.events import PodGone, PodObserved
 from everynode.core.identity import revision_hash
 from everynode.core.values import (
     NO_EXECUTE,
@@ -33,13 +33,12 @@ from everynode.core.values import (
     Pod,
     SetKey,
 )
-from everynode.replay.explaining import (
-    explain_nodes,
-    naming_of,
-)
-from everynode.replay.explaining_history import History, PodSearch, Scope, subject_filter
+from everynode.replay.explaining import explain_nodes
+from everynode.replay.explaining_history import History, PodSearch, Scope
 from everynode.replay.explaining_reasons import MEANINGS, meaning_of
 from everynode.replay.recording import Entry
+from everynode.replay.replaying import renaming
+from everynode.replay.streams import subject_filter
 from everynode.testing.builders import BACKEND, daemonset, node, pod
 from everynode.testing.world import World
 
@@ -356,6 +355,20 @@ class TestOfOthers:
         assert found.adopted.command.daemonset == "heir"
         assert removed(found).command.reason == "SetDeletedPodsStay"
 
+    def test_back_to_the_first(self) -> None:
+        """A pod that another set had for a while is of the one that controls it now."""
+        world = covered(None, "a")
+        mine = the_pod(world)
+        heir = structs.replace(daemonset(name="heir"), selector=daemonset().selector)
+        for leaving, coming in ((KEY, heir), (heir.key, daemonset(uid="back"))):
+            world.delete(leaving, cascade="orphan")
+            world.run()
+            world.label_pod(mine.key, {"app": "agent"})
+            world.apply(coming)
+            world.run()
+
+        assert KEY == explained(world, mine.name).set_key
+
 
 def the_pod_in(world: World, backend: str) -> Pod:
     """Return the one pod of a backend."""
@@ -407,8 +420,8 @@ class TestNodes:
         fill(history, world, entries_of(world))
         now = revision_hash(daemonset().template)
 
-        same = explain_nodes(history, KEY, world.now_ms, naming_of({"else": "other"}))
-        other = explain_nodes(history, KEY, world.now_ms, naming_of({now: "was"}))
+        same = explain_nodes(history, KEY, world.now_ms, renaming({"else": "other"}))
+        other = explain_nodes(history, KEY, world.now_ms, renaming({now: "was"}))
 
         assert [True] == [wanted for _, wanted, _ in (same or [])[0].pods]
         assert [False] == [wanted for _, wanted, _ in (other or [])[0].pods]
@@ -436,6 +449,16 @@ class TestReading:
 
         assert kept[0] == kept[1]
 
+    def test_a_pod_that_only_names_the_node(self) -> None:
+        """A label that is the node's name does not bring a pod there."""
+        world = covered(None, "a", "b")
+        world.put_pod(pod(daemonset(), node("b"), "other", labels={"near": "a"}))
+        history = History(world.subjects, Scope((KEY,), "a"))
+        fill(history, world, entries_of(world))
+
+        told = [each.record.message for each in history.facts]
+        assert {"a"} == {each.pod.node for each in told if isinstance(each, PodObserved)}
+
     def test_unreadable(self) -> None:
         """Garbage on a subject is passed over."""
         world = covered(None, "a")
@@ -445,6 +468,20 @@ class TestReading:
         entries.insert(place, Entry(received, is_kept=False))
 
         assert made(explained(world, the_pod(world).name, entries)).ending.result == "done"
+
+
+def test_a_reason_that_became_another() -> None:
+    """A pod that may not stay, and then for another reason: the need is as old as the first one."""
+    world = covered(daemonset({"nodeSelector": {"zone": "x"}}), "a")
+    name = the_pod(world).name
+    world.put_node(node("a", "k:NoExecute", zone="x"))
+    world.put_node(node("a", "k:NoExecute", zone="y"))
+    world.run()
+
+    step = removed(explained(world, name))
+
+    assert "NodeSelectorMismatch" == step.command.reason
+    assert ["node a: taint k:NoExecute added"] == causes(step)
 
 
 def test_tombstones_of_other_sets_do_not_end_a_pod() -> None:

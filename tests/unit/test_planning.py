@@ -11,10 +11,16 @@ from msgspec import structs
 
 from everynode import wire
 from everynode.cli.plan_report import print_plan
-from everynode.core.commands import CreatePod
-from everynode.core.events import DaemonSetGone, DaemonSetObserved, NodeObserved, PodObserved
+from everynode.core.commands import CreatePod, DeletePod
+from everynode.core.events import (
+    DaemonSetGone,
+    DaemonSetObserved,
+    NodeObserved,
+    PodObserved,
+    RevisionRecorded,
+)
 from everynode.core.identity import canonical
-from everynode.core.values import DaemonSet, Node, Pod, Selector, UpdateStrategy
+from everynode.core.values import DaemonSet, Node, Pod, Revision, Selector, UpdateStrategy
 from everynode.errors import InvalidObjectError, MalformedMessageError, RefusedError
 from everynode.ports import Received
 from everynode.replay.planning import PlannedSet, Planner
@@ -24,6 +30,15 @@ from everynode.testing.builders import daemonset, node, pod, taint
 
 SUBJECTS = wire.Subjects("test", 4)
 NOW_MS = 1_000_000
+COMMAND: dict[str, Any] = {
+    "id": "c",
+    "backend": "east",
+    "namespace": "default",
+    "daemonset": "agent",
+    "daemonset_uid": "uid-agent",
+    "generation": 1,
+    "expires_ms": NOW_MS + 1,
+}
 ROLLING = UpdateStrategy(type="RollingUpdate", max_unavailable=2)
 
 
@@ -55,6 +70,13 @@ def covered(owner: DaemonSet, nodes: list[Node]) -> PlannedFleet:
         DaemonSetObserved(daemonset=owner),
         *running(owner, nodes),
     )
+
+
+def hear(known: PlannedFleet, *messages: wire.AnyMessage) -> None:
+    """Let the log have this as well."""
+    for sequence, message in enumerate(messages, 100):
+        received = Received(sequence, NOW_MS, SUBJECTS.of(message), wire.encode(message))
+        assert known.take(received, is_kept=False)
 
 
 def planned(known: PlannedFleet, wanted: DaemonSet) -> PlannedSet:
@@ -138,6 +160,25 @@ class TestActions:
         assert ["b"] == [key.name for key in found.group(Happening.RELEASE).nodes]
         assert [] == waves(found)
 
+    def test_made_anew_by_the_labels_of_a_template(self) -> None:
+        """Where nobody says what labels a pod has, it has those of its template."""
+        gone = DaemonSetGone(namespace="default", name="agent", uid="uid-agent", cascade="orphan")
+        (observed,) = running(agent(), NODES[:1])
+        recorded = RevisionRecorded(
+            revision=Revision(
+                namespace="default",
+                daemonset="agent",
+                daemonset_uid="uid-agent",
+                hash=observed.pod.revision,
+                number=1,
+                template=msgspec.Raw(b'{"metadata":{"labels":{"app":"agent"}}}'),
+            )
+        )
+
+        found = planned(fleet(NodeObserved(node=NODES[0]), gone, recorded, observed), agent())
+
+        assert {"PredecessorDeletedPodsStay": 1} == found.group(Happening.ADOPT).reasons
+
     def test_made_anew_with_another_template(self) -> None:
         """Pods that join and are outdated are replaced then."""
         gone = DaemonSetGone(namespace="default", name="agent", uid="uid-agent", cascade="orphan")
@@ -201,32 +242,26 @@ class TestNodes:
 
     def test_on_their_way(self) -> None:
         """A command that is on its way counts as done."""
-        command = CreatePod(
-            id="c",
-            backend="east",
-            node="b",
-            node_uid=NODES[1].uid,
-            namespace="default",
-            daemonset="agent",
-            daemonset_uid="uid-agent",
-            generation=1,
-            pod="pod-b",
-            revision="x",
-            expires_ms=NOW_MS + 1,
-        )
+        command = CreatePod(**COMMAND, node="b", node_uid=NODES[1].uid, pod="pod-b", revision="x")
         known = covered(agent(), NODES[:1])
-        later: tuple[wire.AnyMessage, ...] = (NodeObserved(node=NODES[1]), command)
-        for sequence, message in enumerate(later, 100):
-            known.take(
-                Received(sequence, NOW_MS, SUBJECTS.of(message), wire.encode(message)),
-                is_kept=False,
-            )
+        hear(known, NodeObserved(node=NODES[1]), command)
         planner = Planner(known, NOW_MS)
         planner.apply(agent("agent:2"))
         (found,) = planner.plans()
 
         assert 1 == planner.on_their_way
         assert {"OutdatedRevision": 2} == found.group(Happening.REPLACE).reasons
+
+    @pytest.mark.parametrize(("later_ms", "on_their_way"), [(0, 1), (3_600_000, 0)])
+    def test_a_delete_on_its_way(self, later_ms: int, on_their_way: int) -> None:
+        """Its pod is taken to be gone; a command that has expired is not on its way any more."""
+        known = covered(agent(), NODES)
+        hear(known, DeletePod(**COMMAND, node="a", pod="pod-a", pod_uid="uid-pod-a"))
+        planner = Planner(known, NOW_MS + later_ms)
+        planner.apply(agent())
+        (found,) = planner.plans()
+
+        assert on_their_way == planner.on_their_way == len(found.group(Happening.GAIN).nodes)
 
     def test_others_are_left_out(self) -> None:
         """Messages about other sets are not wanted, or change nothing."""
@@ -342,6 +377,15 @@ class TestWaves:
 
         assert (taken, reasons) == (waves(found), stays(found))
 
+    def test_lost_nodes_that_are_skipped(self) -> None:
+        """With unreachableNodes: Skip nothing waits for a node that was lost before; its pod stays."""
+        nodes = [*NODES[:4], structs.replace(NODES[4], ready=False, unready_since_ms=1)]
+        skip = structs.replace(ROLLING, unreachable_nodes="Skip")
+
+        found = planned(covered(agent(), nodes), agent("agent:2", skip))
+
+        assert ([["a", "b"], ["c", "d"]], {"NodeNotReady": 1}) == (waves(found), stays(found))
+
 
 class TestWarnings:
     """What is probably not meant is said."""
@@ -353,6 +397,7 @@ class TestWarnings:
             (structs.replace(agent(), backend="west"), "NoNodesOfBackend"),
             (agent(), "ControlPlaneLeftOut"),
             (agent("agent"), "ImageNotFixed"),
+            (agent(initContainers=[{"name": "first", "image": "first"}]), "ImageNotFixed"),
             (agent("registry:5000/agent"), "ImageNotFixed"),
             (agent("agent:latest"), "ImageNotFixed"),
             (agent("agent:2", structs.replace(ROLLING, max_unavailable="100%")), "AllAtOnce"),

@@ -1,9 +1,20 @@
 """A rehearsed fleet behaves like one: pods come and go as commands, nodes and the stream say, and take their time."""
 
+import pytest
 from msgspec.structs import replace
-from tests.unit.support_rehearsal import BEGIN_MS, Fleet, renumbered, wanted
+from tests.unit.support_rehearsal import (
+    BEGIN_MS,
+    SET,
+    Fleet,
+    adopt,
+    create,
+    delete,
+    gone,
+    renumbered,
+    wanted,
+)
 
-from everynode.core.commands import AdoptPod, CreatePod, Decision, DeletePod, Outcome
+from everynode.core.commands import CreatePod, Decision, DeletePod, Outcome
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
@@ -20,55 +31,7 @@ from everynode.replay.outside import Outside
 from everynode.replay.rehearsal import Rehearsal
 from everynode.testing.builders import daemonset, node, pod
 
-SET = wanted()
 NODE = node("node-0")
-
-
-def create(pod: Pod, **changes: object) -> CreatePod:
-    """Make the command that makes a pod."""
-    command = CreatePod(
-        id=f"create {pod.name}",
-        backend=pod.backend,
-        node=pod.node,
-        node_uid=pod.node_uid,
-        namespace=pod.namespace,
-        daemonset=SET.name,
-        daemonset_uid=SET.uid,
-        generation=1,
-        pod=pod.name,
-        revision=pod.revision,
-        expires_ms=BEGIN_MS + 300_000,
-    )
-    return replace(command, **changes)
-
-
-def delete(pod: Pod) -> DeletePod:
-    """Make the command that deletes a pod."""
-    return DeletePod(
-        id=f"delete {pod.name}",
-        backend=pod.backend,
-        node=pod.node,
-        namespace=pod.namespace,
-        daemonset=SET.name,
-        daemonset_uid=SET.uid,
-        generation=1,
-        pod=pod.name,
-        pod_uid=pod.uid,
-        expires_ms=BEGIN_MS + 300_000,
-    )
-
-
-def gone(pod: Pod, **changes: object) -> PodGone:
-    """Say that a pod is gone."""
-    message = PodGone(
-        backend=pod.backend,
-        namespace=pod.namespace,
-        name=pod.name,
-        uid=pod.uid,
-        node=pod.node,
-        owner=pod.owner,
-    )
-    return replace(message, **changes)
 
 
 def starting(name: str = "pod-1", **changes: object) -> Pod:
@@ -189,7 +152,7 @@ class TestFleet:
         fleet.settles()
         [before] = fleet.pods
         fleet.happens(PodObserved(pod=replace(before, name="other", uid="other", ready=False)))
-        fleet.happens(gone(before, uid="of an earlier one"))
+        fleet.happens(replace(gone(before), uid="of an earlier one"))
         assert [before] == fleet.pods
         fleet.happens(PodObserved(pod=replace(before, phase="Failed", ready=False)))
         fleet.settles()
@@ -226,7 +189,8 @@ class TestFleet:
         ]
         for record in renumbered((0, message) for message in messages):
             rehearsal.follow(record)
-        log = [*rehearsal.begin(BEGIN_MS + 1), *rehearsal.settle()]
+        rehearsal.begin(BEGIN_MS + 1)
+        log = list(rehearsal.settle())
 
         found = {each.node: each for each in rehearsal.pods.pods.values()}
         assert {"node-0": "begun", "node-1": "sent"} == {
@@ -247,9 +211,13 @@ class TestFleet:
             first = [NodeObserved(node=NODE), DaemonSetObserved(daemonset=SET), sent]
             for record in renumbered((0, message) for message in first):
                 rehearsal.follow(record)
-            log = [*rehearsal.begin(BEGIN_MS + waited_ms), *rehearsal.settle()]
+            rehearsal.begin(BEGIN_MS + waited_ms)
             times_ms.append(
-                next(each.time_ms for each in log if isinstance(each.message, PodObserved))
+                next(
+                    each.time_ms
+                    for each in rehearsal.settle()
+                    if isinstance(each.message, PodObserved)
+                )
             )
         assert [BEGIN_MS + APPLY_MS] * 2 == times_ms
 
@@ -260,7 +228,7 @@ class TestFleet:
         first = [NodeObserved(node=replace(NODE, ready=False)), PodObserved(pod=down)]
         for record in renumbered((0, message) for message in first):
             fleet.rehearsal.follow(record)
-        list(fleet.rehearsal.begin(BEGIN_MS))
+        fleet.rehearsal.begin(BEGIN_MS)
         fleet.happens(NodeObserved(node=NODE), 500)
         assert [True] == [each.ready for each in fleet.pods]
 
@@ -335,6 +303,13 @@ class TestDurations:
         assert Fate(None, uid="stuck") == durations.of(stuck)
         assert Fate(START_MS, uid="short") == durations.of(short)
 
+    def test_not_all_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of more pods than there is room for, the oldest are taken like their like (B1)."""
+        monkeypatch.setattr("everynode.replay.durations.PODS_MAX", 1)
+        pods = [starting(name, uid=name) for name in ("old", "new")]
+        durations = self.learned(*((0, PodObserved(pod=each)) for each in pods))
+        assert ["", "new"] == [durations.of(each).uid for each in pods]
+
     def test_deciding(self) -> None:
         """It takes the mean of what it took, since one decision waits for the other; outliers count for a second."""
         decision = Decision(
@@ -406,15 +381,10 @@ class TestOutside:
         """Those that nobody of ours made come from outside; that one changes hands for a command is none."""
         stray = replace(pod(SET, NODE, "stray"), owner=None, labels={"app": SET.name})
         adopted = replace(stray, owner=Owner(name=SET.name, uid=SET.uid))
-        fields = ("id", "backend", "node", "namespace", "daemonset", "daemonset_uid", "generation")
-        like = delete(stray)
-        adopt = AdoptPod(
-            **{name: getattr(like, name) for name in (*fields, "pod", "pod_uid", "expires_ms")}
-        )
         assert [True, True, False, False, False, True] == self.outside(
             DaemonSetObserved(daemonset=SET),
             PodObserved(pod=stray),
-            adopt,
+            adopt(stray),
             PodObserved(pod=adopted),
             gone(stray),
             gone(adopted),

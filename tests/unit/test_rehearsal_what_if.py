@@ -8,7 +8,9 @@ from msgspec.structs import replace
 from tests.unit.support_rehearsal import (
     BEGIN_MS,
     ROLLING,
+    SHARDS,
     Fleet,
+    gone,
     renumbered,
     stream_of_records,
     wanted,
@@ -22,7 +24,6 @@ from everynode.core.events import (
     DaemonSetObserved,
     NodeGone,
     NodeObserved,
-    PodGone,
     PodObserved,
     StatusReported,
 )
@@ -38,7 +39,7 @@ from everynode.replay.what_if import Change, Survey, compared, rehearse, wanted_
 from everynode.replay.what_if_course import Course
 from everynode.runtime.applying import KnownSet
 from everynode.runtime.byhand import paused, restarted, resumed
-from everynode.testing.builders import node
+from everynode.testing.builders import node, pod
 
 SLOW = UpdateStrategy(type="RollingUpdate", max_unavailable=1)
 KEY = wanted().key
@@ -107,17 +108,14 @@ class TestUnchanged:
         fleet.settles()
         fleet.happens(NodeObserved(node=node("node-1")), 1_000)
         fleet.settles()
-        broken, gone = fleet.pods[4], fleet.pods[5]
+        broken, lost = fleet.pods[4], fleet.pods[5]
         fleet.happens(PodObserved(pod=replace(broken, phase="Failed", ready=False)), 1_000)
-        fleet.happens(PodGone(**{name: getattr(gone, name) for name in _SHARED}), 1_000)
+        fleet.happens(gone(lost), 1_000)
         fleet.settles()
         _, was, run = what_if(fleet.log, wanted())
 
         assert 11 == was.of[KEY].pods_made
         assert numbers(was.of[KEY])[1:] == numbers(run.courses.of[KEY])[1:]
-
-
-_SHARED = ("backend", "namespace", "name", "uid", "node", "owner", "node_uid", "revision")
 
 
 class TestAnotherSpec:
@@ -138,6 +136,7 @@ class TestAnotherSpec:
         assert recorded.rolled_out_ms < instead.rolled_out_ms <= run.ends_ms
         assert recorded.changed_ms == instead.changed_ms == survey.changes[KEY].time_ms
         found = compared(recorded, instead)
+        assert (3, 3) == (len(found.first_was), len(found.first_is))
         assert [2, 1] == [
             len(each[0].actions) for each in (found.first_was, found.first_is) if each
         ]
@@ -186,13 +185,14 @@ class TestAnotherSpec:
         assert 4 == run.courses.of[other.key].timeline.curves["ready"].last
 
     def test_other_sets_are_left_out(self) -> None:
-        """What is not asked about costs nothing."""
+        """What is not asked about costs nothing, even if it is of the same shard."""
         fleet = rolled_out(4)
-        other = replace(wanted(), name="other", uid="other")
-        fleet.applied(other)
+        for number in range(2 * SHARDS):
+            fleet.applied(replace(wanted(), name=f"other-{number}", uid=f"other-{number}"))
         fleet.settles()
-        survey, was, _ = what_if(fleet.log, wanted("3"))
+        survey, was, run = what_if(fleet.log, wanted("3"))
         assert {KEY} == set(survey.changes) == set(was.of)
+        assert {KEY} == {each.set_key for each in run.rehearsal.pods.pods.values()}
 
     def test_what_comes_later(self) -> None:
         """The spec as it was recorded does not come back with new labels; a deletion stays one."""
@@ -342,6 +342,33 @@ class TestAWorldWithoutUs:
         assert 9 == rehearsed.messages
         assert all(one.sequence < next_.sequence for one, next_ in pairwise(log))
         assert all(one.time_ms <= next_.time_ms for one, next_ in pairwise(log))
+
+    def test_pods_take_as_long_as_they_did(self) -> None:
+        """What somebody else's pods took until then, ours take from then on."""
+        there = replace(pod(wanted(), node("node-1")), phase="Pending", ready=False)
+        stream = [each.message for each in self.stream()]
+        events = [(0, message) for message in stream[:7]]
+        events += [
+            (10, PodObserved(pod=there)),
+            (7_010, PodObserved(pod=replace(there, phase="Running", ready=True))),
+            (60_000, stream[7]),
+        ]
+        rehearsed = RehearsedStream(stream_of_records(renumbered(events), is_decided=False))
+        log = list(rehearsed.run())
+
+        made = {
+            each.message.pod.uid: each.time_ms
+            for each in reversed(log)
+            if isinstance(each.message, PodObserved) and not each.message.pod.ready
+        }
+        took = {
+            each.time_ms - made[each.message.pod.uid]
+            for each in log
+            if isinstance(each.message, PodObserved)
+            and each.message.pod.ready
+            and made[each.message.pod.uid] > BEGIN_MS + 60_000
+        }
+        assert {7_000} == took
 
     def test_what_if(self) -> None:
         """How it was is what would have been decided, had nothing been changed."""

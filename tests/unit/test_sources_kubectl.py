@@ -294,7 +294,9 @@ class TestRevisions:
         data = {"spec": {"template": {**wanted["spec"]["template"], "$patch": "replace"}}}
         owners = pod("p", 1)["metadata"]["ownerReferences"]
         metadata = {"labels": {"controller-revision-hash": "hash-1"}, "ownerReferences": owners}
-        version = api_object("ControllerRevision", "v", 2, metadata=metadata, data=data, revision=7)
+        version = api_object(
+            "ControllerRevision", "agent-hash-1", 2, metadata=metadata, data=data, revision=7
+        )
         reading = kubectl(api_list(wanted, version, pod("p", 3)))
 
         assert is_up_to_date(reading, "p")

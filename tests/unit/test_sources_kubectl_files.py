@@ -27,7 +27,7 @@ class TestLayout:
     """However JSON was laid out, and whatever stands in between."""
 
     EVENTS = (
-        ("ADDED", node("a", 1, labels={"text": '}{"][\\'})),
+        ("ADDED", node("a", 1, labels={"text": '}}}}{"][\\'})),
         ("MODIFIED", node("a", 2, labels={"x": "\u00fc\\\\"})),
         ("ADDED", node("b", 3)),
     )

@@ -21,6 +21,7 @@ from everynode.core.events import (
 from everynode.core.state import Record
 from everynode.core.values import DaemonSet, Message, SetKey, Status
 from everynode.replay import timeline as module
+from everynode.replay.streams import subject_filter
 from everynode.replay.timeline import (
     LANES,
     Curve,
@@ -28,7 +29,6 @@ from everynode.replay.timeline import (
     MarkKind,
     Point,
     Timeline,
-    looked_at,
     merged,
     subjects_of,
     thinned,
@@ -409,7 +409,7 @@ class TestThinning:
 def test_the_subjects_that_it_looks_at() -> None:
     """What is read of a live fleet is what is taken from a recording."""
     subjects = Subjects("edge", 4)
-    is_looked_at = looked_at(subjects, KEY)
+    is_looked_at = subject_filter(subjects_of(subjects, KEY))
     own = [subjects.of_set(kind, KEY) for kind in ("daemonset", "decision", "status")]
 
     assert [*own, "everynode.edge.node.>"] == subjects_of(subjects, KEY)

@@ -220,6 +220,8 @@ class TestSubjects:
             assert covers(SUBJECTS.followed_by_worker(everything), subject), name
             assert covers(SUBJECTS.followed_by_worker([2, shard]), subject), name
             assert covers(SUBJECTS.followed_by_worker([2]), subject) == everywhere, name
+            assert covers(SUBJECTS.read_by_worker(everything), subject), name
+            assert covers(SUBJECTS.read_by_worker([2, shard]), subject), name
 
     def test_worker_loads(self) -> None:
         """What a worker reads when it starts covers what is kept of its shards, and no other shard's sets."""

@@ -1,6 +1,6 @@
 """The DaemonSets in files that a person named, and what is said about those that are refused or skipped.
 
-Used by `apply`, `delete -f` and `up`. `files` reads, `manifest` understands; this module puts their answers
+Used by every command that reads manifests. `files` reads, `manifest` understands; this module puts their answers
 together and words them.
 """
 

@@ -14,7 +14,13 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from everynode.cli.exits import ExitCode
-from everynode.cli.explain_node import node_document, node_lines, read_nodes
+from everynode.cli.explain_node import (
+    node_document,
+    node_lines,
+    node_pod_document,
+    read_nodes,
+    verdict_document,
+)
 from everynode.cli.explain_past import Past, not_found, opened_past
 from everynode.cli.explain_pod import explain_named_pod
 from everynode.cli.options import Namespace, Output, OutputFormat, Target, connected
@@ -241,21 +247,11 @@ def _nodes_document(
         "namespace": key.namespace,
         "name": key.name,
         "nodes": [
-            {
-                "backend": node.backend,
-                "name": node.name,
-                "eligible": found.should_run,
-                "mayStay": found.may_stay,
-                "reasons": [reason._asdict() for reason in found.reasons],
+            verdict_document(node, found)
+            | {
                 "pods": [
-                    {
-                        "name": pod.name,
-                        "revision": pod.revision,
-                        "wantedRevision": wanted,
-                        "ready": pod.ready,
-                    }
-                    for pod, wanted in pods.get(node.key, ())
-                ],
+                    node_pod_document(pod, wanted=wanted) for pod, wanted in pods.get(node.key, ())
+                ]
             }
             for node, found in verdicts
         ],

@@ -11,7 +11,8 @@ from typing import Any
 from everynode.cli.explain_past import Past, not_found
 from everynode.cli.explain_pod import fact_document, fact_text, step_document, step_lines
 from everynode.cli.resources import DAEMONSETS, NODES
-from everynode.core.values import SetKey
+from everynode.core.eligibility import Verdict
+from everynode.core.values import Node, Pod, SetKey
 from everynode.replay.explaining import NodeExplanation, explain_nodes
 from everynode.replay.explaining_facts import state_of
 from everynode.replay.explaining_history import History, Scope
@@ -52,23 +53,32 @@ def node_lines(explanation: NodeExplanation) -> Iterator[str]:
         yield from ("", f"Last decision about {name}:", *step_lines(step))
 
 
-def node_document(explanation: NodeExplanation) -> dict[str, Any]:
-    """Write the same for programs; begins with what `--node` prints without a time."""
-    node, found = explanation.node, explanation.found
+def verdict_document(node: Node, found: Verdict) -> dict[str, Any]:
+    """Write the answer for a node for programs."""
     return {
         "backend": node.backend,
         "name": node.name,
         "eligible": found.should_run,
         "mayStay": found.may_stay,
         "reasons": [reason._asdict() for reason in found.reasons],
+    }
+
+
+def node_pod_document(pod: Pod, *, wanted: bool) -> dict[str, Any]:
+    """Write a pod on a node for programs; ``wanted``: it is of the revision that the set is to have."""
+    return {
+        "name": pod.name,
+        "revision": pod.revision,
+        "wantedRevision": wanted,
+        "ready": pod.ready,
+    }
+
+
+def node_document(explanation: NodeExplanation) -> dict[str, Any]:
+    """Write the same as ``node_lines`` for programs; begins with what `--node` prints without a time."""
+    return verdict_document(explanation.node, explanation.found) | {
         "pods": [
-            {
-                "name": pod.name,
-                "revision": pod.revision,
-                "wantedRevision": wanted,
-                "ready": pod.ready,
-                "told": fact_document(fact),
-            }
+            node_pod_document(pod, wanted=wanted) | {"told": fact_document(fact)}
             for pod, wanted, fact in explanation.pods
         ],
         "told": {

@@ -20,11 +20,11 @@ from everynode.cli.quantities import parse_moment_ms
 from everynode.cli.terminal import note_line
 from everynode.core.identity import RevisionOf, revision_of
 from everynode.errors import RecordingError, RefusedError
-from everynode.replay.explaining import naming_of
-from everynode.replay.explaining_history import History, subject_filter
+from everynode.replay.explaining_history import History
 from everynode.replay.history import read_history
 from everynode.replay.recording import Entry
-from everynode.replay.streams import Stream
+from everynode.replay.replaying import renaming
+from everynode.replay.streams import Stream, subject_filter
 from everynode.runtime.clock import timestamp
 from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.wire import Subjects
@@ -164,7 +164,7 @@ class _RecordedPast:
         self._until_ms = when.at_ms
         with self._opened() as stream:
             self.subjects = stream.subjects
-            self.naming: RevisionOf = naming_of(stream.renamed)
+            self.naming: RevisionOf = renaming(stream.renamed)
             self._from_ms = stream.from_ms
         self.ends_ms = self._from_ms
         self.now_ms = self.ends_ms if when.at_ms is None else when.at_ms
@@ -180,7 +180,7 @@ class _RecordedPast:
         """Read as far as the recording can be read; what is wrong with it is said in the end."""
         is_wanted = subject_filter(patterns)
         with self._opened() as stream:
-            self.naming = naming_of(stream.renamed)
+            self.naming = renaming(stream.renamed)
             try:
                 for number, entry in enumerate(stream.entries):
                     if number % ENTRIES_AT_ONCE == 0:

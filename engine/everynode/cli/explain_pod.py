@@ -94,9 +94,11 @@ def _title(step: Step, explanation: PodExplanation) -> str:
         "release": ("Let go of", "To be let go of"),
         "delete": ("Removed", "To be removed"),
     }[step.command.verb]
-    if isinstance(step.command, DeletePod) and explanation.gone is None:
-        return asked
-    return asked if step.ending.result in {"refused", "failed", "superseded"} else done
+    has_worked = step.ending.result == "done"
+    if isinstance(step.command, DeletePod):
+        is_refuted = step.ending.result in {"refused", "failed", "superseded"}
+        has_worked = explanation.gone is not None and not is_refuted
+    return done if has_worked else asked
 
 
 def step_lines(step: Step) -> Iterator[str]:

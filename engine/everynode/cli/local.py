@@ -70,10 +70,15 @@ class LocalFleet:
         return all(is_covered(status) for status in statuses.values())
 
 
-def is_covered(status: Status) -> bool:
-    """Say whether each node that should have a pod of the set has one that is ready."""
+def is_covered(status: Status, silent: int = 0) -> bool:
+    """Say whether each node that should have a pod of the set has one that is ready, but for those that are silent.
+
+    Args:
+        status: How the set is.
+        silent: On so many nodes no pod gets ready.
+    """
     desired = status.desired_number_scheduled
-    return desired == status.current_number_scheduled == status.number_ready
+    return desired == status.current_number_scheduled <= status.number_ready + silent
 
 
 class Wanted(NamedTuple):

@@ -28,10 +28,10 @@ from everynode.cli.plan_report import plan_document, print_plan
 from everynode.cli.quantities import parse_moment_ms
 from everynode.cli.terminal import error_line, note_line, warning_line
 from everynode.errors import EverynodeError, RecordingError, RefusedError
-from everynode.replay.explaining import naming_of
 from everynode.replay.planning import Planner
 from everynode.replay.planning_fleet import PlannedFleet
 from everynode.replay.planning_reading import read_planned_fleet
+from everynode.replay.replaying import renaming
 from everynode.runtime.clock import timestamp
 
 CHANGES = ExitCode.USAGE
@@ -155,7 +155,7 @@ def _recorded(path: Path, at: str, documents: Documents) -> tuple[Planner, bool]
     keys = (each.daemonset.key for each in documents.accepted)
     complete = True
     with opened_recording(path, until_ms) as stream:
-        fleet = PlannedFleet(stream.subjects, keys, naming=naming_of(stream.renamed))
+        fleet = PlannedFleet(stream.subjects, keys, naming=renaming(stream.renamed))
         last_ms = 0
         try:
             for received, is_kept in stream.entries:

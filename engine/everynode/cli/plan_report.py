@@ -12,7 +12,7 @@ from typing import Any
 from everynode.cli.listing import selector_text
 from everynode.cli.quantities import show_seconds
 from everynode.cli.resources import DAEMONSETS
-from everynode.cli.tables import BAD, GOOD, NONE, WAITING, Cell, Columns, Row
+from everynode.cli.tables import BAD, GOOD, WAITING, Cell, Columns, Row
 from everynode.cli.terminal import harmless
 from everynode.core.budget import allows_surge
 from everynode.core.values import ON_DELETE, NodeKey, UpdateStrategy
@@ -71,7 +71,7 @@ def _print_set(planned: PlannedSet, *, everything: bool) -> None:
         [
             Cell(group.happening, _STYLES.get(group.happening, "")),
             str(len(group.nodes)),
-            _reasons(group.reasons, len(group.nodes)),
+            _reasons(group.reasons),
             _names(group.nodes, everything=everything),
         ]
         for group in shown
@@ -90,10 +90,10 @@ def _print_set(planned: PlannedSet, *, everything: bool) -> None:
         print(f"Warning: {warning.code}: {harmless(warning.message)}")
 
 
-def _reasons(reasons: Mapping[str, int], count: int) -> str:
+def _reasons(reasons: Mapping[str, int]) -> str:
     if len(reasons) == 1:
         return next(iter(reasons))
-    return ", ".join(f"{reason} {number}" for reason, number in reasons.items()) if count else NONE
+    return ", ".join(f"{reason} {number}" for reason, number in reasons.items())
 
 
 def _names(nodes: Sequence[NodeKey], *, everything: bool) -> str:
@@ -109,9 +109,8 @@ def _names(nodes: Sequence[NodeKey], *, everything: bool) -> str:
 def _print_rollout(planned: PlannedSet, *, everything: bool) -> None:
     waves = planned.waves.waves
     print(f"Rollout: {'; '.join(_rollout_parts(planned))}")
-    if not waves:
-        return
-    print("\n".join(_wave_lines(waves, everything=everything)))
+    if waves:
+        _print_waves(waves, everything=everything)
 
 
 def _rollout_parts(planned: PlannedSet) -> Iterator[str]:
@@ -144,7 +143,7 @@ def _holds(strategy: UpdateStrategy, partition: int) -> Iterator[str]:
         yield f"only nodes with {selector_text(strategy.selector)}"
 
 
-def _wave_lines(waves: Sequence[Sequence[NodeKey]], *, everything: bool) -> list[str]:
+def _print_waves(waves: Sequence[Sequence[NodeKey]], *, everything: bool) -> None:
     shown = waves if everything else waves[:WAVES_SHOWN_MAX]
     rows: list[Row] = []
     total = 0
@@ -159,7 +158,7 @@ def _wave_lines(waves: Sequence[Sequence[NodeKey]], *, everything: bool) -> list
         total += sum(map(len, left))
         last = f"... {harmless(left[-1][-1].name)}"
         rows.append([f"{len(shown) + 1}-{len(waves)}", size, str(total), last])
-    return Columns(["WAVE", "COUNT", "TOTAL", "NAMES"], rows).lines()
+    Columns(["WAVE", "COUNT", "TOTAL", "NAMES"], rows).print()
 
 
 # --- for programs -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Durations and sizes as people type and read them: `7d`, `90s`, `10GiB`.
 
-Used by `fleet`, `rollout`, `events`, `record`, `replay` and `timeline`.
+Used by every command that takes or shows one.
 """
 
 from __future__ import annotations

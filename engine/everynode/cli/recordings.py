@@ -175,7 +175,7 @@ def opened_stream(
             )
             progress = stack.enter_context(progress_of(f"reading {name}"))
             stream = stream._replace(entries=_shown(stream.entries, opened, progress))
-        stream = stream._replace(entries=_readable(stream.entries, problems))
+        stream = stream._replace(entries=_readable(stream.entries, problems), problems=problems)
         yield stream._replace(entries=_until(stream, until_ms, is_told=not again))
     if again:
         return

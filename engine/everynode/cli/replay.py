@@ -24,7 +24,7 @@ from everynode.cli.options import (
     prepare_messages,
     target_of,
 )
-from everynode.cli.output import print_object
+from everynode.cli.output import print_object, print_objects
 from everynode.cli.quantities import parse_moment_ms, parse_speed
 from everynode.cli.recordings import (
     CSV,
@@ -132,6 +132,7 @@ def replay(
     option = "--at" if at else "--until"
     until_ms = parse_moment_ms(at or until, now_ms, option) if at or until else None
     read_from = stream_source(source, columns, time_unit, epoch, filename or ())
+    _check_given(ctx, source, speed)
     _check_source(source, verify=verify, has_sets=bool(filename), at=at)
     if svg is not None and what_if is None:
         raise typer.BadParameter("there is a picture with --what-if only", param_hint="--svg")
@@ -141,10 +142,6 @@ def replay(
 
         opened = partial(opened_stream, files, read_from, until_ms)
         raise typer.Exit(show_what_if(opened, what_if, svg, output))
-    if nats and not speed:
-        raise typer.BadParameter(
-            "nothing is asked of a server without --speed", param_hint="--nats"
-        )
     if speed and (verify or at):
         raise typer.BadParameter("leave out --verify and --at", param_hint="--speed")
     pace = parse_speed(speed) if speed else 0.0
@@ -164,6 +161,21 @@ def replay(
 
             code = print_rehearsal(stream, output)
     raise typer.Exit(code)
+
+
+def _check_given(ctx: typer.Context, source: str, speed: str) -> None:
+    """Make sure that no option was given that would change nothing; what stands in the environment may."""
+    of_csv = f"it says when the rows of a CSV file were; --from is {source}"
+    of_server = "nothing is asked of a server without --speed"
+    for name, flag, is_used, text in (
+        ("time_unit", "--time-unit", source == CSV, of_csv),
+        ("epoch", "--epoch", source == CSV, of_csv),
+        ("nats", "--nats", bool(speed), of_server),
+        ("fleet", "--fleet", bool(speed), of_server),
+    ):
+        given = ctx.get_parameter_source(name)
+        if not is_used and given is not None and given.name == "COMMANDLINE":
+            raise typer.BadParameter(text, param_hint=flag)
 
 
 def _check_source(source: str, *, verify: bool, has_sets: bool, at: str) -> None:
@@ -196,7 +208,7 @@ def _print_decisions(stream: Stream, output: OutputFormat) -> ExitCode:
     replaying = _replay_of(stream)
     rows: Iterator[Decided] = (each for each in replaying.run(stream.entries) if not each.why_not)
     if output is not OutputFormat.TABLE:
-        print_object([_document(each) for each in rows], output)
+        print_objects(map(_document, rows), output)
         return ExitCode.DONE
     columns: Columns | None = None
     for decided in rows:
@@ -249,8 +261,9 @@ def _verify(stream: Stream, output: OutputFormat) -> ExitCode:
         if found is not None:
             break
     counts = replaying.counts
+    is_same = found is None and counts.again > 0 and not stream.problems
     if output is not OutputFormat.TABLE:
-        print_object(_verdict(replaying, found), output)
+        print_object(_verdict(replaying, found, stream.problems, is_same=is_same), output)
     elif found is None:
         print(
             f"{counts.again} of {counts.decisions} decisions decided again, all the same to the byte"
@@ -261,14 +274,16 @@ def _verify(stream: Stream, output: OutputFormat) -> ExitCode:
         print("\n".join(_told(found, replaying)))
     if found is None and not counts.again:
         error_line(f"{stream.name}: it has no decision that can be compared")
-        return ExitCode.REFUSED
-    return ExitCode.DONE if found is None else ExitCode.REFUSED
+    return ExitCode.DONE if is_same else ExitCode.REFUSED
 
 
-def _verdict(replaying: Replay, found: Difference | None) -> dict[str, Any]:
+def _verdict(
+    replaying: Replay, found: Difference | None, problems: Sequence[str], *, is_same: bool
+) -> dict[str, Any]:
     counts = replaying.counts
     return {
-        "same": found is None,
+        "same": is_same,
+        "problems": problems,
         "messages": counts.messages,
         "decisions": counts.decisions,
         "again": counts.again,

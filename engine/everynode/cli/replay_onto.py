@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from everynode.cli.exits import ExitCode
-from everynode.cli.local import local_log
+from everynode.cli.local import is_covered, local_log
 from everynode.cli.options import OutputFormat, Target
 from everynode.cli.output import print_object
 from everynode.cli.running import beside
@@ -263,5 +263,4 @@ def _is_covered(status: Status | None, generation: int, silent: int) -> bool:
     """Say whether every node has its pod, and it is ready, but for as many as are silent."""
     if status is None or status.observed_generation < generation:
         return False
-    desired = status.desired_number_scheduled
-    return desired == status.current_number_scheduled <= status.number_ready + silent
+    return is_covered(status, silent)

@@ -36,8 +36,8 @@ from everynode.errors import RecordingError, RefusedError
 from everynode.replay.drawing import Line, Panel, Picture, svg
 from everynode.replay.history import read_history
 from everynode.replay.recording import Entry
-from everynode.replay.streams import record_of
-from everynode.replay.timeline import MarkKind, Timeline, looked_at, subjects_of
+from everynode.replay.streams import record_of, subject_filter
+from everynode.replay.timeline import MarkKind, Timeline, subjects_of
 from everynode.runtime.clock import moment, timestamp
 from everynode.runtime.jetstream import connect
 from everynode.wire import Subjects
@@ -182,7 +182,8 @@ async def _in_recording(path: Path, wish: _Wish) -> _Found:
         ends_ms = stream.from_ms
         subjects = stream.subjects
         found = Timeline(wish.key, max(stream.from_ms, wish.since_ms or 0))
-        is_looked_at, all_sets = looked_at(subjects, wish.key), f"{subjects.prefix}.daemonset."
+        is_wanted = subject_filter(subjects_of(subjects, wish.key))
+        all_sets = f"{subjects.prefix}.daemonset."
         try:
             for number, entry in enumerate(stream.entries):
                 if number % ENTRIES_AT_ONCE == 0:
@@ -193,7 +194,7 @@ async def _in_recording(path: Path, wish: _Wish) -> _Found:
                         ends_ms = wish.until_ms
                         break
                     ends_ms = max(ends_ms, time_ms)
-                if is_looked_at(subject):
+                if is_wanted(subject):
                     _take_in(found, subjects, entry)
                 elif subject.startswith(all_sets) and subject not in sets:
                     sets |= _set_on(subjects, entry)

@@ -51,7 +51,7 @@ class Opener(Protocol):
 
 
 @dataclass
-class _Outcome:
+class _Comparison:
     """What is shown of one set.
 
     Attributes:
@@ -107,15 +107,15 @@ def what_if(
     survey = Survey(each.daemonset.key for each in documents.accepted)
     damage = _surveyed(survey, opened)
     wanted = _wanted(documents, survey)
-    outcomes = _rehearsed(opened, survey, wanted) if wanted else []
+    comparisons = _rehearsed(opened, survey, wanted) if wanted else []
     if output is not OutputFormat.TABLE:
-        print_object([_document(each) for each in outcomes], output)
+        print_object([_document(each) for each in comparisons], output)
     else:
-        for number, outcome in enumerate(outcomes):
+        for number, comparison in enumerate(comparisons):
             print("\n" if number else "", end="")
-            _print(outcome)
-    if svg_file is not None and outcomes:
-        text = svg(_picture(outcomes))
+            _print(comparison)
+    if svg_file is not None and comparisons:
+        text = svg(_picture(comparisons))
         svg_file.write_text(text, encoding="utf-8")
         note_line(f"{svg_file}: {len(text.encode())} bytes of SVG")
     if damage:
@@ -151,18 +151,20 @@ def _wanted(documents: Documents, survey: Survey) -> dict[SetKey, Wanted]:
     return found
 
 
-def _rehearsed(opened: Opener, survey: Survey, wanted: Mapping[SetKey, Wanted]) -> list[_Outcome]:
+def _rehearsed(
+    opened: Opener, survey: Survey, wanted: Mapping[SetKey, Wanted]
+) -> list[_Comparison]:
     """Read the stream the second time."""
     with opened(again=True) as stream:
         was, run = rehearse(stream._replace(entries=_readable(stream)), survey, wanted)
-    outcomes = []
+    comparisons = []
     for key, each in sorted(wanted.items()):
         courses = (was.of[key], run.courses.of[key])
         for course in courses:
             course.timeline.finish(run.ends_ms)
         was_called = RECORDED if stream.is_decided else UNCHANGED
-        outcomes.append(_Outcome(*courses, each, was_called, run.ends_ms))
-    return outcomes
+        comparisons.append(_Comparison(*courses, each, was_called, run.ends_ms))
+    return comparisons
 
 
 def _readable(stream: Stream) -> Iterator[Entry]:
@@ -174,18 +176,18 @@ def _readable(stream: Stream) -> Iterator[Entry]:
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
-def _print(outcome: _Outcome) -> None:
-    change = outcome.wanted.change
-    what = _what_changed(outcome.wanted)
-    key = outcome.was.key
+def _print(comparison: _Comparison) -> None:
+    change = comparison.wanted.change
+    what = _what_changed(comparison.wanted)
+    key = comparison.was.key
     print(f"{DAEMONSETS.qualified}/{key.name} in namespace {key.namespace}: {what}")
     print(f"since {timestamp(change.time_ms)}, sequence {change.sequence}\n")
-    header = ["", outcome.was_called.upper(), WHAT_IF.upper()]
-    Columns(header, _rows(outcome)).print()
+    header = ["", comparison.was_called.upper(), WHAT_IF.upper()]
+    Columns(header, _rows(comparison)).print()
     print()
-    _print_chart(outcome)
+    _print_chart(comparison)
     print()
-    _print_differences(outcome)
+    _print_differences(comparison)
 
 
 def _what_changed(wanted: Wanted) -> str:
@@ -199,18 +201,18 @@ def _what_changed(wanted: Wanted) -> str:
     return f"no change {place}" if daemonset is None else f"another spec {place}"
 
 
-def _rows(outcome: _Outcome) -> list[list[str]]:
-    courses = (outcome.was, outcome.is_now)
+def _rows(comparison: _Comparison) -> list[list[str]]:
+    courses = (comparison.was, comparison.is_now)
     curves = [course.timeline.curves for course in courses]
     return [
         ["decisions", *(f"{each.decisions:,}" for each in courses)],
         ["pods made", *(f"{each.pods_made:,}" for each in courses)],
         ["pods removed", *(f"{each.pods_removed:,}" for each in courses)],
         ["  by the rollout", *(f"{each.pods_replaced:,}" for each in courses)],
-        ["rolled out after", *map(outcome.seconds, courses)],
+        ["rolled out after", *map(comparison.seconds, courses)],
         [
             "node-seconds unavailable",
-            *(f"{outcome.area_ms(each) / 1000:,.1f}" for each in courses),
+            *(f"{comparison.area_ms(each) / 1000:,.1f}" for each in courses),
         ],
         ["most unavailable at once", *(f"{each['unavailable'].high:,}" for each in curves)],
         ["at the end: desired", *(f"{each['desired'].last:,}" for each in curves)],
@@ -219,17 +221,17 @@ def _rows(outcome: _Outcome) -> list[list[str]]:
     ]
 
 
-def _print_chart(outcome: _Outcome) -> None:
+def _print_chart(comparison: _Comparison) -> None:
     lines = [
         ChartLine(label, curve, style, shows_high=name == "unavailable", full=full)
         for name in CURVES
-        for full in [max(curve.high for _, curve in _curves(outcome, name))]
+        for full in [max(curve.high for _, curve in _curves(comparison, name))]
         for (label, curve), style in zip(
-            _curves(outcome, name), ("bright_black", "red"), strict=True
+            _curves(comparison, name), ("bright_black", "red"), strict=True
         )
     ]
     is_terminal = stdout_is_terminal()
-    span = Span(outcome.was.changed_ms, outcome.ends_ms)
+    span = Span(comparison.was.changed_ms, comparison.ends_ms)
     width = shutil.get_terminal_size().columns if is_terminal else PIPE_WIDTH
     console = Console(highlight=False)
     for place, name in enumerate(CURVES):
@@ -241,16 +243,16 @@ def _print_chart(outcome: _Outcome) -> None:
                 print(text.plain)
 
 
-def _curves(outcome: _Outcome, name: str) -> list[tuple[str, Curve]]:
+def _curves(comparison: _Comparison, name: str) -> list[tuple[str, Curve]]:
     return [
-        (outcome.was_called, outcome.was.timeline.curves[name]),
-        (WHAT_IF, outcome.is_now.timeline.curves[name]),
+        (comparison.was_called, comparison.was.timeline.curves[name]),
+        (WHAT_IF, comparison.is_now.timeline.curves[name]),
     ]
 
 
-def _print_differences(outcome: _Outcome) -> None:
-    found = outcome.differences
-    was = outcome.was_called
+def _print_differences(comparison: _Comparison) -> None:
+    found = comparison.differences
+    was = comparison.was_called
     print(
         f"commands: {found.same:,} the same, {found.only_was:,} only {was}, {found.only_is:,} only {WHAT_IF}"
     )
@@ -275,23 +277,23 @@ def _said(made: Made) -> str:
     return "; ".join(parts) or NONE
 
 
-def _picture(outcomes: list[_Outcome]) -> Picture:
+def _picture(comparisons: list[_Comparison]) -> Picture:
     """Draw both lines for each curve of each set."""
     panels = [
         Panel(
             [
-                Line(f"{outcome.was.key} {name}, {label}", curve, pen)
+                Line(f"{comparison.was.key} {name}, {label}", curve, pen)
                 for (label, curve), pen in zip(
-                    _curves(outcome, name), (_PEN_WAS, _PEN_IS), strict=True
+                    _curves(comparison, name), (_PEN_WAS, _PEN_IS), strict=True
                 )
             ]
         )
-        for outcome in outcomes
+        for comparison in comparisons
         for name in CURVES
     ]
-    first = min(outcomes, key=lambda each: each.was.changed_ms)
+    first = min(comparisons, key=lambda each: each.was.changed_ms)
     begins_ms, ends_ms = first.was.changed_ms, first.ends_ms
-    names = ", ".join(str(outcome.was.key) for outcome in outcomes)
+    names = ", ".join(str(comparison.was.key) for comparison in comparisons)
     return Picture(
         title=f"What if: {names}",
         subtitle=f"{timestamp(begins_ms)} to {timestamp(ends_ms)}",
@@ -302,19 +304,19 @@ def _picture(outcomes: list[_Outcome]) -> Picture:
     )
 
 
-def _document(outcome: _Outcome) -> dict[str, Any]:
-    change, found = outcome.wanted.change, outcome.differences
+def _document(comparison: _Comparison) -> dict[str, Any]:
+    change, found = comparison.wanted.change, comparison.differences
     return {
-        "namespace": outcome.was.key.namespace,
-        "name": outcome.was.key.name,
+        "namespace": comparison.was.key.namespace,
+        "name": comparison.was.key.name,
         "sequence": change.sequence,
         "begins": moment(change.time_ms),
-        "ends": moment(outcome.ends_ms),
+        "ends": moment(comparison.ends_ms),
         "replacedGeneration": None if change.recorded is None else change.recorded.generation,
-        "changes": outcome.wanted.daemonset is not None,
-        "baseline": outcome.was_called,
-        "was": _course_document(outcome, outcome.was),
-        "whatIf": _course_document(outcome, outcome.is_now),
+        "changes": comparison.wanted.daemonset is not None,
+        "baseline": comparison.was_called,
+        "was": _course_document(comparison, comparison.was),
+        "whatIf": _course_document(comparison, comparison.is_now),
         "commands": {"same": found.same, "onlyWas": found.only_was, "onlyWhatIf": found.only_is},
         "firstDifferent": {
             "was": [_made_document(each) for each in found.first_was],
@@ -323,7 +325,7 @@ def _document(outcome: _Outcome) -> dict[str, Any]:
     }
 
 
-def _course_document(outcome: _Outcome, course: Course) -> dict[str, Any]:
+def _course_document(comparison: _Comparison, course: Course) -> dict[str, Any]:
     curves = course.timeline.curves
     done_ms = course.rolled_out_ms
     return {
@@ -332,7 +334,7 @@ def _course_document(outcome: _Outcome, course: Course) -> dict[str, Any]:
         "podsRemoved": course.pods_removed,
         "podsReplaced": course.pods_replaced,
         "rolledOutMilliseconds": None if done_ms is None else done_ms - course.changed_ms,
-        "unavailableNodeMilliseconds": outcome.area_ms(course),
+        "unavailableNodeMilliseconds": comparison.area_ms(course),
         "unavailableMax": curves["unavailable"].high,
         "desired": curves["desired"].last,
         "ready": curves["ready"].last,

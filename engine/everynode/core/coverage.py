@@ -147,7 +147,8 @@ class Coverage:
             self._replace(state, index, changes)
             keys = state.touched
         state.touched = set()
-        self._review(state, keys, index, now_ms)
+        if keys:
+            self._review(state, keys, index, now_ms)
         if changes is None:
             self._conclude(index.everything)
         elif changes or keys:

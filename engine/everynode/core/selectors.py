@@ -46,6 +46,16 @@ def selects(selector: Selector, labels: Mapping[str, str]) -> bool:
     return term.usable and all(matches(requirement, labels) for requirement in term.labels)
 
 
+def labels_in_template(template: bytes) -> dict[str, str] | None:
+    """Return the labels that a pod template gives; ``None``: it says nothing of labels.
+
+    Raises:
+        msgspec.DecodeError, UnicodeError, RecursionError: It cannot be read.
+    """
+    metadata = _template_decoder.decode(template).metadata
+    return None if metadata is None else metadata.labels
+
+
 def check_selector(daemonset: DaemonSet) -> None:
     """Make sure that a set's pods will be its own: else it would release each at once and make another.
 
@@ -58,11 +68,10 @@ def check_selector(daemonset: DaemonSet) -> None:
         )
         raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,))
     try:
-        metadata = _template_decoder.decode(daemonset.template).metadata
+        labels = labels_in_template(daemonset.template)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         problem = Problem("spec.template.metadata", f"cannot be read: {error}")
         raise InvalidObjectError(f"DaemonSet {daemonset.key}", (problem,)) from error
-    labels = None if metadata is None else metadata.labels
     if labels is not None and not selects(daemonset.selector, labels):
         problem = Problem(
             "spec.template.metadata.labels",

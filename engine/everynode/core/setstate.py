@@ -240,9 +240,8 @@ class SetState:
         if gone is not None and gone.sequence >= sequence:
             return
         node = pod.node_key
-        if (
-            known is not None and known.pod.node != pod.node
-        ):  # the backend is the same: it is part of the key
+        # Of its place only the node can change: the backend is part of the key.
+        if known is not None and known.pod.node != pod.node:
             self._forget_place(known.pod.node_key, key)
         if known is None or known.pod.node != pod.node:
             self.pods_on[node] = (*self.pods_on.get(node, ()), key)

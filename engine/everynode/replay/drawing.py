@@ -47,7 +47,7 @@ _MINUTE_MS = 60 * _SECOND_MS
 _HOUR_MS = 60 * _MINUTE_MS
 _DAY_MS = 24 * _HOUR_MS
 _TIME_STEPS_MS = (
-    *(number for number in (1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    *(1, 2, 5, 10, 20, 50, 100, 200, 500),
     *(number * _SECOND_MS for number in (1, 2, 5, 10, 15, 30)),
     *(number * _MINUTE_MS for number in (1, 2, 5, 10, 15, 30)),
     *(number * _HOUR_MS for number in (1, 2, 3, 6, 12)),

@@ -81,20 +81,18 @@ class _Typical:
 
     def __init__(self, default: int) -> None:
         """There is none yet."""
-        self._sorted = [default]
-        self._is_known = False
+        self._default = default
+        self._sorted: list[int] = []
 
     def add(self, value: int) -> None:
         """Take in another one."""
-        if not self._is_known:
-            self._sorted, self._is_known = [], True
         if len(self._sorted) < SAMPLES_MAX:
             insort(self._sorted, value)
 
     @property
     def value(self) -> int:
         """What to expect of the next."""
-        return self._sorted[len(self._sorted) // 2]
+        return self._sorted[len(self._sorted) // 2] if self._sorted else self._default
 
 
 class _OfSet:

@@ -7,7 +7,7 @@ what was read comes in as a ``History``, an explanation goes out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from everynode.core.budget import budget_of
@@ -23,7 +23,7 @@ from everynode.core.values import DaemonSet, Node, NodeKey, Pod, PodKey, SetKey
 from everynode.replay.explaining_causes import Situation, fold_told, situation_of
 from everynode.replay.explaining_facts import Fact, fact_of, failure_sentence
 from everynode.replay.explaining_history import History, Issued, Life, pod_facts
-from everynode.replay.explaining_opposites import Opposite, opposite_of
+from everynode.replay.explaining_opposites import Opposite, opposite_of, pod_of
 from everynode.replay.explaining_reasons import meaning_of
 
 
@@ -110,16 +110,6 @@ class NodeExplanation(NamedTuple):
     told_set: Fact
     pods: tuple[tuple[Pod, bool, Fact], ...]
     steps: tuple[Step, ...]
-
-
-def naming_of(renamed: Mapping[str, str]) -> RevisionOf:
-    """Call templates what a recording calls them after something was taken out of them."""
-
-    def named(daemonset: DaemonSet) -> str:
-        found = revision_of(daemonset)
-        return renamed.get(found, found)
-
-    return named
 
 
 # --- a pod ------------------------------------------------------------------------------------------------------------
@@ -352,7 +342,11 @@ def _notes(situation: Situation, command: Command, decision: Decision | None) ->
         if window is not None:
             pods = "1 pod" if window == 1 else f"{window} pods"
             yield f"slow start: at most {pods} could be on their way on backend {command.backend}"
-    if command.reason in {POD_FAILED, POD_SUCCEEDED} and state is not None:
+    if (
+        isinstance(command, DeletePod)
+        and command.reason in {POD_FAILED, POD_SUCCEEDED}
+        and state is not None
+    ):
         yield from _rest_notes(state, command)
 
 
@@ -368,17 +362,15 @@ def _budget_notes(state: SetState, command: Command, decision: Decision) -> Iter
             f"{counts.eligible} nodes; {counts.unavailable} had no available pod, or were about to have none"
         )
     if isinstance(command, DeletePod):
-        pod = next(
-            (item.pod for item in state.pods.values() if item.pod.uid == command.pod_uid), None
-        )
+        pod = pod_of(state, command)
         if pod is not None:
             yield f"the pod was of revision {pod.revision or 'unknown'}; the set's was {decision.revision}"
             if not pod.ready and not budget.max_surge:
                 yield "the pod was not ready: to replace it took nothing from the budget"
 
 
-def _rest_notes(state: SetState, command: Command) -> Iterator[str]:
-    pod = next((each.pod for each in state.pods.values() if each.pod.name == command.pod), None)
+def _rest_notes(state: SetState, command: DeletePod) -> Iterator[str]:
+    pod = pod_of(state, command)
     if pod is not None and pod.finished and rests_until_ms(state, pod):
         rested_s = (rests_until_ms(state, pod) - pod.created_ms) // 1_000
         yield f"it had stayed until {rested_s} s after it was made: {pod.failures} before it had ended, too"

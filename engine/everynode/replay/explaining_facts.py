@@ -138,12 +138,12 @@ def _because(why: str) -> str:
     return f": {why}" if why else ""
 
 
-def _joined(changes: Iterator[str], nothing: str) -> str:
+def _joined(changes: Iterator[str]) -> str:
     said = list(changes)
     rest = len(said) - CHANGES_SAID_MAX
     if rest > 0:
         said = [*said[:CHANGES_SAID_MAX], f"{rest} more"]
-    return ", ".join(said) or nothing
+    return ", ".join(said) or "told again"
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _node_sentence(node: Node, before: Message | None) -> str:
         return f"node {node.name} joined"
     if before.node.uid != node.uid:
         return f"node {node.name} made anew: another uid"
-    return f"node {node.name}: " + _joined(_node_changes(before.node, node), "told again")
+    return f"node {node.name}: " + _joined(_node_changes(before.node, node))
 
 
 def _node_changes(was: Node, now: Node) -> Iterator[str]:
@@ -191,7 +191,7 @@ def _set_sentence(daemonset: DaemonSet, before: Message | None) -> str:
         return head
     if before.daemonset.uid != daemonset.uid:
         return f"{head}: made anew, another uid"
-    return f"{head}: " + _joined(_set_changes(before.daemonset, daemonset), "told again")
+    return f"{head}: " + _joined(_set_changes(before.daemonset, daemonset))
 
 
 def _set_changes(was: DaemonSet, now: DaemonSet) -> Iterator[str]:
@@ -240,7 +240,7 @@ def state_of(pod: Pod) -> str:
 def _pod_sentence(pod: Pod, before: Message | None) -> str:
     if not isinstance(before, PodObserved) or before.pod.uid != pod.uid:
         return f"pod {pod.name} seen on node {pod.node}: {state_of(pod)}"
-    return f"pod {pod.name}: " + _joined(_pod_changes(before.pod, pod), "told again")
+    return f"pod {pod.name}: " + _joined(_pod_changes(before.pod, pod))
 
 
 def _pod_changes(was: Pod, now: Pod) -> Iterator[str]:

@@ -7,8 +7,7 @@ No I/O: subjects go out, entries come in.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -36,14 +35,6 @@ from everynode.core.values import Message, NodeKey, PodKey, SetKey
 from everynode.replay.explaining_facts import Told
 from everynode.replay.recording import Entry
 from everynode.replay.streams import record_of
-
-
-def subject_filter(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Make a test of whether a subject is one of these; they may contain the wildcards ``*`` and ``>``."""
-    texts = [re.escape(each).replace(r"\*", "[^.]+").replace(">", ".+") for each in patterns]
-    find = re.compile("|".join(texts)).fullmatch
-    return lambda subject: find(subject) is not None
-
 
 # --- the pod that is asked about --------------------------------------------------------------------------------------
 

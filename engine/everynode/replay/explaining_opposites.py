@@ -27,7 +27,7 @@ from everynode.core.claims import (
     claim,
     seniority,
 )
-from everynode.core.commands import Command, CreatePod
+from everynode.core.commands import AdoptPod, Command, CreatePod, DeletePod, ReleasePod
 from everynode.core.eligibility import (
     AUTOMATIC_TOLERATIONS,
     HOST_NETWORK_TOLERATION,
@@ -88,7 +88,7 @@ def opposite_of(fleet: FleetState, command: Command) -> Opposite:
         "adopt": "the pod would not have been adopted if",
         "release": "the set would have kept the pod if",
     }[command.verb]
-    pod = None if state is None else _pod(state, command.pod_uid)
+    pod = None if state is None else pod_of(state, command)
     if command.reason in NO_LONGER_FOR_THE_NODE and state is not None and node is not None:
         conditions = list(_staying(state, node))
         for item in claim(state, node.key, node, fleet.now_ms).unwanted:
@@ -99,9 +99,10 @@ def opposite_of(fleet: FleetState, command: Command) -> Opposite:
     return Opposite(lead, together=False, conditions=tuple(_keeping(state, command, pod)))
 
 
-def _pod(state: SetState, uid: str) -> Pod | None:
-    known = (*state.pods.values(), *state.orphans.values())
-    return next((item.pod for item in known if item.pod.uid == uid), None)
+def pod_of(state: SetState, command: AdoptPod | DeletePod | ReleasePod) -> Pod | None:
+    """Find the set's pod that a command is about; ``None`` if it is not there, or another one under its name."""
+    known = state.pods.get(command.pod_key)
+    return known.pod if known is not None and known.pod.uid == command.pod_uid else None
 
 
 # --- a pod that was made ----------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 Used by ``cli.recordings``. Each row says when a machine was added, removed or changed; the machine becomes a node, and
 the columns that nothing else is made of become its labels. The file ``machine_events`` of Google's cluster data of 2011
-is such a trace. Memory is that of the machines that are there, not of the rows; a row that cannot be used hides no
-other.
+is such a trace. Memory is that of the machines that were ever there, not of the rows. A row that cannot be used hides
+no other.
 """
 
 from __future__ import annotations

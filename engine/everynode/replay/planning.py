@@ -11,6 +11,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from everynode import wire
+from everynode.core.claims import OUTDATED
 from everynode.core.eligibility import Reason, compile_constraints, verdict
 from everynode.core.events import DaemonSetObserved
 from everynode.core.identity import derived_uid
@@ -26,7 +27,6 @@ from everynode.runtime.applying import Action, Applied, KnownSet, what_apply_wri
 
 UP_TO_DATE = "UpToDate"
 NOT_ELIGIBLE = "NotEligible"
-_OUTDATED = "OutdatedRevision"
 
 
 class Group(NamedTuple):
@@ -149,7 +149,7 @@ class Planner:
             for key in wave:
                 what = happens.get(key, (Happening.STAY, ""))[0]
                 if what in {Happening.STAY, Happening.TRIM}:
-                    happens[key] = (Happening.REPLACE, _OUTDATED)
+                    happens[key] = (Happening.REPLACE, OUTDATED)
         for node_id in nodes.occupied | nodes.ended:
             key = index.key(node_id)
             if key not in happens:

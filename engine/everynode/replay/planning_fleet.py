@@ -33,7 +33,6 @@ class PlannedFleet:
     Args:
         subjects: The fleet's subjects.
         keys: The sets that are planned; of others nothing is kept.
-        limits: What its workers allow themselves.
         naming: Says what a template is called; by its content, if nobody says otherwise.
 
     Attributes:
@@ -46,11 +45,10 @@ class PlannedFleet:
         self,
         subjects: wire.Subjects,
         keys: Iterable[SetKey],
-        limits: Limits | None = None,
         naming: RevisionOf | None = None,
     ) -> None:
         """Know nothing yet."""
-        self.state = FleetState(limits or Limits(), naming)
+        self.state = FleetState(Limits(), naming)
         self.refused = 0
         self._sequence = 0
         self._subjects = subjects

@@ -24,7 +24,7 @@ from everynode.core.claims import (
 from everynode.core.decision import NODE_HAS_NO_POD, SELECTOR_MATCHES, unwanted
 from everynode.core.pacing import NEVER_MS
 from everynode.core.rollout import NewPods, is_held, rollout_of
-from everynode.core.selectors import selects
+from everynode.core.selectors import labels_in_template, selects
 from everynode.core.setstate import SetState
 from everynode.core.state import FleetState
 from everynode.core.values import NodeKey, Pod
@@ -269,16 +269,8 @@ class _Foresight:
         return ready_node and pod.phase == "Pending"
 
 
-class _Metadata(msgspec.Struct):
-    labels: dict[str, str] = {}
-
-
-class _Template(msgspec.Struct):
-    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
-
-
 def _labels_of(template: msgspec.Raw) -> dict[str, str]:
     try:
-        return msgspec.json.decode(template, type=_Template).metadata.labels
+        return labels_in_template(template) or {}
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {}

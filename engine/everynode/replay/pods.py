@@ -94,7 +94,7 @@ class RehearsedPods:
             elif pod.live and not pod.ready and not self._is_ready(pod.node_key):
                 self._unready.add(pod.key)
             elif pod.phase == "Pending":
-                self._plan_start(pod, pod.created_ms, now_ms)
+                self._plan(pod, self._durations.of(pod), pod.created_ms, now_ms)
         for asked_ms, command in pending:
             self._send(command, asked_ms, now_ms)
 
@@ -231,6 +231,7 @@ class RehearsedPods:
         pod = self.pods.get(command.pod_key)
         if pod is not None and pod.uid == command.pod_uid and not pod.deleting:
             if pod.node_key in self.nodes and self._durations.stop_ms(pod):
+                self._unready.discard(pod.key)
                 yield self._observed(
                     replace(_as_unready(pod), deleting=True, deleting_since_ms=now_ms)
                 )
@@ -260,9 +261,6 @@ class RehearsedPods:
         yield pod_gone(pod, "it changed hands")
 
     # --- what becomes of pods -----------------------------------------------------------------------------------------
-
-    def _plan_start(self, pod: Pod, heard_ms: int, now_ms: int) -> None:
-        self._plan(pod, self._durations.of(pod), heard_ms, now_ms)
 
     def _plan(self, pod: Pod, fate: Fate, heard_ms: int, now_ms: int) -> None:
         """Let a pod meet its fate; ``heard_ms``: when it was first heard of."""

@@ -47,7 +47,6 @@ class Rehearsal:
     Args:
         shards: How many shards the fleet has.
         durations: How long its pods take.
-        limits: What its worker allows itself.
         naming: Says what a set's template is called; by its content, if nobody says otherwise.
 
     Attributes:
@@ -61,11 +60,10 @@ class Rehearsal:
         self,
         shards: int,
         durations: Durations | None = None,
-        limits: Limits | None = None,
         naming: RevisionOf | None = None,
     ) -> None:
         """Start before the first message."""
-        self.machine = WorkerMachine(WORKER, shards, limits or Limits(), naming=naming)
+        self.machine = WorkerMachine(WORKER, shards, Limits(), naming=naming)
         self._durations = durations or Durations()
         self.pods = RehearsedPods(self._durations)
         self.sequence = 0
@@ -92,14 +90,11 @@ class Rehearsal:
             self.pods.mirror(record.message)
         self._moved(record.sequence, record.time_ms)
 
-    def begin(self, now_ms: int = 0) -> Iterator[Record]:
+    def begin(self, now_ms: int) -> None:
         """Decide from here on; what was on its way goes on its way.
 
         Args:
             now_ms: What time it is, if it is later than the last message.
-
-        Returns:
-            What stands on the log from now on, in its order; it must be read to its end, here and below.
         """
         self._moved(self.sequence, now_ms)
         self.machine.caught_up(self.sequence)
@@ -112,12 +107,15 @@ class Rehearsal:
         ]
         self.pods.begin(pending, self.now_ms)
         self._look_ms = self.now_ms + READ_MS
-        return iter(())  # nothing is decided yet
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def happen(self, time_ms: int, message: Message) -> Iterator[Record]:
-        """Let time pass up to something that happens by itself, and let it happen."""
+        """Let time pass up to something that happens by itself, and let it happen.
+
+        Returns:
+            What stands on the log from then on, in its order; it must be read to its end, here and below.
+        """
         yield from self.pass_time(time_ms)
         yield from self._write(max(time_ms, self.now_ms), self._effects_of(message))
         self._look_ms = self.now_ms + READ_MS
@@ -127,9 +125,9 @@ class Rehearsal:
         while (due_ms := self._due_ms()) is not None and due_ms <= until_ms:
             yield from self._at(max(due_ms, self.now_ms))
 
-    def settle(self, longest_ms: int = SETTLE_MS_MAX) -> Iterator[Record]:
-        """Let time pass until nothing is due any more, at most for so long."""
-        yield from self.pass_time(self.now_ms + longest_ms)
+    def settle(self) -> Iterator[Record]:
+        """Let time pass until nothing is due any more, at most for an hour."""
+        yield from self.pass_time(self.now_ms + SETTLE_MS_MAX)
 
     @property
     def settled(self) -> bool:

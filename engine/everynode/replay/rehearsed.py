@@ -55,7 +55,7 @@ class RehearsedStream:
                 continue
             if not has_begun:
                 has_begun = True
-                yield from rehearsal.begin(record.time_ms)
+                rehearsal.begin(record.time_ms)
             if is_outside:
                 yield from rehearsal.happen(record.time_ms, record.message)
         yield from rehearsal.settle()

@@ -25,9 +25,10 @@ from everynode.core.pacing import Limits
 from everynode.core.setstate import SetState
 from everynode.core.state import FleetState, Record
 from everynode.core.values import DaemonSet, SetKey
-from everynode.errors import MalformedMessageError, RefusedError
+from everynode.errors import RefusedError
 from everynode.ports import Received
 from everynode.replay.recording import Entry
+from everynode.replay.streams import record_of
 
 AHEAD_MESSAGES_MAX = 50_000
 """How far is read ahead of what is folded: a decision that was made longer before it was stored cannot be repeated."""
@@ -142,8 +143,7 @@ class Replay:
         from_sequence: Decisions before it are not decided again.
 
     Attributes:
-        now_ms: Time of the last message that was folded.
-        sequence: Its place.
+        sequence: Place of the last message that was folded.
     """
 
     def __init__(
@@ -155,7 +155,6 @@ class Replay:
     ) -> None:
         """Start before the first message."""
         self.counts = ReplayCounts()
-        self.now_ms = 0
         self.sequence = 0
         self._subjects = subjects
         self._decisions = f"{subjects.prefix}.decision."
@@ -213,49 +212,40 @@ class Replay:
         if self._open is not None:
             self._open.batch.append(received)
         elif received.subject.startswith(self._decisions):
-            message = self._decoded(received)
-            if isinstance(message, Decision):
-                self._open = _Expected(received, message, [received])
+            record = record_of(self._subjects, received)
+            if record is not None and isinstance(record.message, Decision):
+                self._open = _Expected(received, record.message, [received])
         if self._open is not None and len(self._open.batch) > self._open.decision.size:
             decision, sequence = self._open.decision, self._open.received.sequence
             heapq.heappush(self._expected, (decision.basis, sequence, self._open))
             self._open = None
 
-    def _decoded(self, received: Received) -> wire.AnyMessage | None:
-        try:
-            return wire.decode_from(self._subjects, received.subject, received.payload)
-        except MalformedMessageError:
-            return None
-
     # --- folding ------------------------------------------------------------------------------------------------------
 
     def _load(self, received: Received) -> None:
-        message = self._decoded(received)
-        if message is not None:
-            record = Record(received.sequence, received.time_ms, message)
+        record = record_of(self._subjects, received)
+        if record is not None:
             for state in self._readers_of(received.subject):
                 with contextlib.suppress(RefusedError):
                     state.load(record)
 
     def _fold(self, received: Received) -> None:
         """Fold the next message."""
-        sequence, time_ms, subject, _ = received
         self.counts.messages += 1
-        self.sequence, self.now_ms = sequence, max(self.now_ms, time_ms)
-        message = self._decoded(received)
-        if message is None:
+        self.sequence = received.sequence
+        record = record_of(self._subjects, received)
+        if record is None:
             self.counts.malformed += 1
             return
-        record = Record(sequence, time_ms, message)
-        for state in self._readers_of(subject):
+        for state in self._readers_of(received.subject):
             state.pass_time(self._nodes.now_ms)  # its worker has read of the nodes, too
             try:  # noqa: SIM105 - for each message, and suppress() takes as long as the half of fold()
                 state.fold(record)
             except RefusedError:
                 pass  # nor could its worker use it
-        if isinstance(message, NodeGone):
+        if isinstance(record.message, NodeGone):
             for state in self._shards.values():
-                state.look_at(message.key)
+                state.look_at(record.message.key)
 
     def _readers_of(self, subject: str) -> Iterable[FleetState]:
         """Return the states of those who read a subject; that of the nodes is shared by all."""

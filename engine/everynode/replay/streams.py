@@ -6,7 +6,8 @@ knows nothing of files, a terminal or NATS.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from everynode import wire
@@ -27,6 +28,7 @@ class Stream(NamedTuple):
         from_ms: When that was; 0 if nobody knows before the first message.
         renamed: What templates are called in it, by the hash of what stands in it (redaction); grows while it is read.
         is_decided: It has what an everynode fleet decided; if not, it tells of a world where nobody of ours was.
+        problems: Why it could not be read to its end; grows while it is read.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Stream(NamedTuple):
     from_ms: int
     renamed: Mapping[str, str]
     is_decided: bool
+    problems: Sequence[str] = ()
 
 
 def stream_of(reader: Reader, entries: Iterator[Entry] | None = None) -> Stream:
@@ -77,3 +80,10 @@ def record_of(subjects: wire.Subjects, received: Received) -> Record | None:
     except MalformedMessageError:
         return None
     return Record(received.sequence, received.time_ms, message)
+
+
+def subject_filter(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Make a test of whether a subject is one of these; they may contain the wildcards ``*`` and ``>``."""
+    texts = [re.escape(each).replace(r"\*", "[^.]+").replace(">", ".+") for each in patterns]
+    find = re.compile("|".join(texts)).fullmatch
+    return lambda subject: find(subject) is not None

@@ -47,16 +47,9 @@ COUNTERS: Mapping[str, Callable[[Status], int]] = {
 
 
 def subjects_of(subjects: Subjects, key: SetKey) -> list[str]:
-    """Name the subjects that a set's timeline is made from."""
+    """Name the subjects that a set's timeline is made from: messages on others need no decoding."""
     kinds = ("daemonset", "decision", "status")
     return [*(subjects.of_set(kind, key) for kind in kinds), subjects.of_kind("node")]
-
-
-def looked_at(subjects: Subjects, key: SetKey) -> Callable[[str], bool]:
-    """Return what says of a subject whether a set's timeline looks at its messages: the others need no decoding."""
-    *exact, _ = subjects_of(subjects, key)
-    mine, nodes = frozenset(exact), f"{subjects.prefix}.node."
-    return lambda subject: subject in mine or subject.startswith(nodes)
 
 
 class Point(NamedTuple):

@@ -269,7 +269,7 @@ class Rehearsed:
 
     def begin(self, now_ms: int) -> None:
         """Decide anew from here on."""
-        self._fold(self.rehearsal.begin(now_ms))
+        self.rehearsal.begin(now_ms)
 
     def happen(self, record: Record) -> None:
         """Let happen what happened by itself, unless it is what people are to have asked for otherwise."""

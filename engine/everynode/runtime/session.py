@@ -115,8 +115,7 @@ class Session:
         # Nodes and pods are said again by their adapter, statuses by the next report.
         prefix = f"{self._bus.subjects.prefix}."
         self._restated = tuple(f"{prefix}{kind}." for kind in ("daemonset", "revision"))
-        # Of what has been written long ago nats-server finds 70,000 messages a second if there is one subject to look
-        # for, and 7,000 if there are several. Of what is new it sends us only our own.
+        # For what has been written long ago; of what is new the server sends us only our own.
         self._filters = self._bus.subjects.read_by_worker(sorted(shards))
         self._is_whole = len(shards) == self._bus.subjects.shards
         self._tokens = {wire.ORPHANS, *map(str, shards)}
@@ -160,7 +159,7 @@ class Session:
             self._means.changed()
             for task in (self._report(), self._tick(), self._restate(), self._measure()):
                 group.create_task(task)
-            await self._follow(position)
+            await self._follow()
 
     # Reading
 
@@ -201,7 +200,8 @@ class Session:
             StaleError: The log has let go of messages faster than they were read.
         """
         # Later than where it ended before STATE was read: nothing is decided on a basis older than what STATE had (S7).
-        _, end, _ = await self._bus.log_position()
+        # If it ends before that now, it has lost its end: who follows hears so (S6).
+        end = max(position.end, (await self._bus.log_position()).last_sequence)
         found = None
         if len(self._filters) > 1:
             found = await self._read_apart(position.start, end)
@@ -239,7 +239,7 @@ class Session:
                         return None
         return [found[sequence] for sequence in sorted(found)]
 
-    async def _follow(self, position: _Position) -> None:
+    async def _follow(self) -> None:
         sequence = self.machine.fleet.sequence
         subjects = self._bus.subjects.followed_by_worker(sorted(self.shards))
         async with aclosing(self._bus.follow(subjects, sequence + 1)) as chunks:
@@ -253,7 +253,7 @@ class Session:
                     self._read_to = max(self._read_to, chunk[-1].sequence)
                 else:
                     # Nothing of ours is left before the end: what follows it is for others.
-                    self.machine.caught_up(max(self.machine.fleet.sequence, position.end))
+                    self.machine.caught_up(self.machine.fleet.sequence)
                     self._read_to = max(self._read_to, *self._ends, 0)
                 self._decide()
                 self._means.changed()

@@ -186,6 +186,9 @@ class TestVerify:
         assert [1, 1, 1] == [each.code for each in told]
         assert all("it was cut off, or is still being written" in each.err for each in told)
         assert "all the same to the byte" in told[0].out
+        verdict = json.loads(everynode("replay", path, "--verify", "-o", "json").out)
+        assert (False, None) == (verdict["same"], verdict["difference"])
+        assert ["cut off" in each for each in verdict["problems"]] == [True]
         assert "PodFailed" in told[1].out
         assert "9 nodes" in told[2].out
         assert f"note: {path}: its last message is of 1970-01-01T" in told[2].err

@@ -200,6 +200,10 @@ class TestCsv:
         (("another",), "a recording is one file"),
         (("--at", "1h", "--until", "1h"), "leave out --until and --verify"),
         (("--at", "1h", "--verify"), "leave out --until and --verify"),
+        (("--fleet", "other"), "nothing is asked of a server without --speed"),
+        (("--what-if", "x", "--nats", "x"), "nothing is asked of a server without --speed"),
+        (("--epoch", "1h"), "it says when the rows of a CSV file were; --from is recording"),
+        (("--from", "kubectl", "--time-unit", "s"), "--from is kubectl"),
     ],
 )
 def test_options(everynode: Everynode, words: tuple[str, ...], text: str) -> None:

@@ -86,6 +86,30 @@ class TestAnotherConnection:
         assert await bus.publish_fenced(messages, 0, bus.epoch) == count
 
 
+class TestEnded:
+    """A session that has failed is replaced, and may be told of shards until then."""
+
+    async def test_told_of_shards(self, bus: JetStreamBus, until: Until) -> None:
+        """It decides nothing any more (L3: a worker that took that for its own failure would end)."""
+        session = session_of(bus)
+        running = asyncio.create_task(session.run())
+
+        async def caught_up() -> bool:
+            return session.caught_up
+
+        await until(caught_up)
+        session._sure_epoch, session._last_read = -1, Received(9, 1, "anything", b"")
+        session.machine.fold(Record(1, 1, DaemonSetObserved(daemonset=make_set("agent"))))
+        session.own(session.shards)
+        with pytest.raises(ExceptionGroup) as failed:
+            await running
+        assert isinstance(failed.value.exceptions[0], StaleError)
+        session.own(frozenset())
+        session.machine.refused(AGENT, None)
+        session.own(session.shards)
+        assert (await bus.log_position()).last_sequence == 0
+
+
 class TestLostEnd:
     """S6: a decision is stored only if the log still has what it was made from."""
 

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -157,9 +157,17 @@ class Session:
             self._group = group
             self.caught_up = True
             self._means.changed()
-            for task in (self._report(), self._tick(), self._restate(), self._measure()):
-                group.create_task(task)
-            await self._follow()
+            for part in (self._report(), self._tick(), self._restate(), self._measure()):
+                group.create_task(self._carry(part))
+            await self._carry(self._follow())
+
+    async def _carry(self, part: Coroutine[Any, Any, None]) -> None:
+        """Run a part; once one has failed or was cancelled, no other is begun: a group that ends takes none."""
+        try:
+            await part
+        except BaseException:
+            self._group = None
+            raise
 
     # Reading
 
@@ -333,7 +341,7 @@ class Session:
             log.error("set passed over", daemonset=str(key), error=traceback_of(error))
         for proposal in self.machine.proposals(room) if room > 0 else ():
             self.writing += 1
-            self._group.create_task(self._write_decision(proposal))
+            self._group.create_task(self._carry(self._write_decision(proposal)))
 
     async def _write_decision(self, proposal: Proposal) -> None:
         try:

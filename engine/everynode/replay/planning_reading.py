@@ -33,12 +33,13 @@ async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) ->
     if start > 1:
         taken_over = [await _read_state(bus, fleet, subject) for subject in subjects]
         start = min(start, max(taken_over) + 1)
+    _, end, _ = await bus.log_position()  # a batch that comes meanwhile would be found in parts
     found: dict[int, Received] = {}
     for subject in subjects:
         async with aclosing(bus.read_log([subject], start)) as chunks:
             async for chunk in chunks:
                 wanted = [received for received in chunk if fleet.wants(received.subject)]
-                found.update((received.sequence, received) for received in wanted)
+                found.update((one.sequence, one) for one in wanted if one.sequence <= end)
     for sequence in sorted(found):
         fleet.take(found[sequence], is_kept=False)
 
@@ -48,8 +49,8 @@ async def _read_state(bus: FleetBus, fleet: PlannedFleet, subject: str) -> int:
     last = 0
     async with aclosing(bus.read_state([subject])) as chunks:
         async for chunk in chunks:
-            last = max(last, *(received.sequence for received in chunk))
             for received in chunk:
+                last = max(last, received.sequence)
                 if fleet.wants(received.subject) and not fleet.take(received, is_kept=True):
                     good = await last_good(bus, received)
                     if good is not None:

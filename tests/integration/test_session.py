@@ -22,6 +22,7 @@ from everynode.core.state import Record
 from everynode.core.values import SetKey
 from everynode.errors import StaleError, UnavailableError
 from everynode.ports import Outgoing, Received
+from everynode.runtime.apart import read_apart
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.counts import WorkerCounts
 from everynode.runtime.jetstream import JetStreamBus
@@ -189,11 +190,12 @@ class TestStart:
         ours = [Outgoing(f"{prefix}.command.1.node.0.id", b""), Outgoing(f"{prefix}.tick.0", b"")]
         await bus.publish([ours[0], nodes[0], Outgoing(f"{prefix}.tick.7", b""), ours[1], nodes[1]])
         session = session_of(bus, 2)
-        found = await session._read_apart(1, 4)
+        reading = (session._bus, session._filters, 1, 4, session._concerns)
+        found = await read_apart(*reading)
         assert found is not None
         assert [received.sequence for received in found] == [1, 2, 4]
-        monkeypatch.setattr("everynode.runtime.session.READ_APART_MESSAGES_MAX", 2)
-        assert await session._read_apart(1, 4) is None
+        monkeypatch.setattr("everynode.runtime.apart.READ_APART_MESSAGES_MAX", 2)
+        assert await read_apart(*reading) is None
 
     @pytest.mark.parametrize("shards", [1, 16])
     async def test_not_behind_state(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from everynode.core.pacing import Limits
-from everynode.ports import Received
 from everynode.replay.planning_fleet import PlannedFleet
+from everynode.runtime.apart import read_apart
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.view import last_good
 
@@ -34,14 +34,16 @@ async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) ->
         taken_over = [await _read_state(bus, fleet, subject) for subject in subjects]
         start = min(start, max(taken_over) + 1)
     _, end, _ = await bus.log_position()  # a batch that comes meanwhile would be found in parts
-    found: dict[int, Received] = {}
-    for subject in subjects:
-        async with aclosing(bus.read_log([subject], start)) as chunks:
-            async for chunk in chunks:
-                wanted = [received for received in chunk if fleet.wants(received.subject)]
-                found.update((one.sequence, one) for one in wanted if one.sequence <= end)
-    for sequence in sorted(found):
-        fleet.take(found[sequence], is_kept=False)
+    found = await read_apart(bus, subjects, start, end, fleet.wants)
+    if found is not None:
+        for received in found:
+            fleet.take(received, is_kept=False)
+        return
+    async with aclosing(bus.read_log([bus.subjects.everything()], start)) as chunks:
+        async for chunk in chunks:
+            for received in chunk:
+                if received.sequence <= end and fleet.wants(received.subject):
+                    fleet.take(received, is_kept=False)
 
 
 async def _read_state(bus: FleetBus, fleet: PlannedFleet, subject: str) -> int:

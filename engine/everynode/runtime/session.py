@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -31,6 +32,7 @@ from everynode.errors import (
     UnavailableError,
 )
 from everynode.ports import Clock, Outgoing, Received
+from everynode.runtime.apart import read_apart
 from everynode.runtime.bus import FleetBus
 from everynode.runtime.clock import monotonic_ms
 from everynode.runtime.counts import WorkerCounts
@@ -49,8 +51,6 @@ NEVER_SURE = -1
 MEASURED_ENDS = 4
 """Ends of the log that are remembered to say how far behind it is: what has been there for so many intervals and was
 not read. The log says only once a second that there was nothing for us; a shorter time would always show something."""
-READ_APART_MESSAGES_MAX = 200_000
-"""What a worker that starts holds of the log before it takes it in; of more it reads all, as it comes."""
 SPOILED_MESSAGES_MAX = 1_000  # unusable messages that wait to be replaced by the last good ones
 
 
@@ -157,14 +157,14 @@ class Session:
             self._group = group
             self.caught_up = True
             self._means.changed()
-            for part in (self._report(), self._tick(), self._restate(), self._measure()):
+            for part in (self._report, self._tick, self._restate, self._measure):
                 group.create_task(self._carry(part))
-            await self._carry(self._follow())
+            await self._carry(self._follow)
 
-    async def _carry(self, part: Coroutine[Any, Any, None]) -> None:
+    async def _carry(self, part: Callable[[], Awaitable[None]]) -> None:
         """Run a part; once one has failed or was cancelled, no other is begun: a group that ends takes none."""
         try:
-            await part
+            await part()
         except BaseException:
             self._group = None
             raise
@@ -212,7 +212,7 @@ class Session:
         end = max(position.end, (await self._bus.log_position()).last_sequence)
         found = None
         if len(self._filters) > 1:
-            found = await self._read_apart(position.start, end)
+            found = await read_apart(self._bus, self._filters, position.start, end, self._concerns)
         if found is None:
             everything = [self._bus.subjects.everything()]
             async with aclosing(self._bus.read_log(everything, position.start)) as chunks:
@@ -230,22 +230,6 @@ class Session:
         self.machine.caught_up(max(self.machine.fleet.sequence, end))
         self._read_to = self.machine.fleet.sequence
         self._folded_at_ms = monotonic_ms()
-
-    async def _read_apart(self, start: int, end: int) -> list[Received] | None:
-        """Read a part of the log, subject by subject; ``None`` if that is more than is to be held."""
-        found: dict[int, Received] = {}
-        for subject in self._filters:
-            async with aclosing(self._bus.read_log([subject], start)) as chunks:
-                async for chunk in chunks:
-                    # What came after the end is followed: what was read before could not have it.
-                    found.update(
-                        (one.sequence, one)
-                        for one in chunk
-                        if one.sequence <= end and self._concerns(one.subject)
-                    )
-                    if len(found) > READ_APART_MESSAGES_MAX:
-                        return None
-        return [found[sequence] for sequence in sorted(found)]
 
     async def _follow(self) -> None:
         sequence = self.machine.fleet.sequence
@@ -341,7 +325,7 @@ class Session:
             log.error("set passed over", daemonset=str(key), error=traceback_of(error))
         for proposal in self.machine.proposals(room) if room > 0 else ():
             self.writing += 1
-            self._group.create_task(self._carry(self._write_decision(proposal)))
+            self._group.create_task(self._carry(partial(self._write_decision, proposal)))
 
     async def _write_decision(self, proposal: Proposal) -> None:
         try:

@@ -36,6 +36,6 @@ async def test_all_of_it(
     await bus.publish([*node_messages(bus, 2), *others, set_message(bus, "agent")])
     fleet = PlannedFleet(bus.subjects, [AGENT])
     await read_planned_fleet(bus, fleet, time.time_ns() // 1_000_000)
-    assert 2 == len(fleet.state.nodes.index.nodes)
+    assert 2 == len(fleet.state.nodes.index)
     assert {AGENT} == set(fleet.state.sets)
     assert 0 == fleet.refused

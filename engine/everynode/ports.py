@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import msgspec
+
 from everynode.core.commands import Command, Outcome
 from everynode.core.events import (
     DaemonSetGone,
@@ -38,7 +40,7 @@ class Outgoing(NamedTuple):
     ttl_seconds: int | None = None
 
 
-class Received(NamedTuple):
+class Received(msgspec.Struct, frozen=True, order=True, gc=False):
     """A message as the log has it.
 
     Attributes:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from everynode.ports import Delivery, Outgoing
+from everynode.ports import Delivery, Outgoing, Received
 from everynode.runtime import delivering
 from everynode.runtime.embedded import EmbeddedServer
 from everynode.runtime.execution import ExecutionLimits
@@ -68,7 +68,7 @@ class TestDelivery:
             more = asyncio.create_task(take(deliveries, 1))
             await bus.publish(commands(bus, 1, start=9))
             (delivery,) = await more
-        assert delivery.received == (
+        assert delivery.received == Received(
             11,
             delivery.received.time_ms,
             commands(bus, 1, start=9)[0].subject,

@@ -164,14 +164,14 @@ class TestFold:
         good = received(NodeObserved(node=NODE), 1)
         view.fold(good)
         for sequence in range(2, MALFORMED_ENTRIES_MAX + 10):
-            assert not view.fold(good._replace(sequence=sequence, payload=b"garbage"))
+            assert not view.fold(structs.replace(good, sequence=sequence, payload=b"garbage"))
         assert view.nodes == {NODE.key: NODE}
         assert view.malformed_count == MALFORMED_ENTRIES_MAX + 8
         assert len(view.malformed) == MALFORMED_ENTRIES_MAX
         subject, sequence, error = view.malformed[0]
         assert (subject, sequence) == (good.subject, 2)
         assert "not a message" in error
-        elsewhere = good._replace(subject="everynode.prod.node.east.elsewhere")
+        elsewhere = structs.replace(good, subject="everynode.prod.node.east.elsewhere")
         assert not view.fold(elsewhere)
 
 

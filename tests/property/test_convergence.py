@@ -127,8 +127,9 @@ class Fleets(RuleBasedStateMachine):
     @invariant()
     def every_command_is_accounted_for(self) -> None:
         """S4, S5: a command is settled, waits in the queue, or was never issued."""
-        issued = {m.id for _, _, m in self.world.log if isinstance(m, COMMANDS)}
-        settled = {m.id for _, _, m in self.world.log if isinstance(m, Outcome)}
+        messages = [record.message for record in self.world.log]
+        issued = {m.id for m in messages if isinstance(m, COMMANDS)}
+        settled = {m.id for m in messages if isinstance(m, Outcome)}
         waiting = {command.id for command in self.world.queue}
         assert settled | waiting == issued
 

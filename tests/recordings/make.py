@@ -238,9 +238,11 @@ def write(world: World, path: Path, *, redact: bool) -> None:
     )
     with path.open("wb") as file:
         writer = Writer(file, header)
-        for sequence, time_ms, message in world.log:
+        for record in world.log:
+            message = record.message
             subject = world.subjects.of(message)  # type: ignore[arg-type] # a world writes such messages only
-            received = Received(sequence, time_ms, subject, wire.encode(message))  # type: ignore[arg-type]
+            payload = wire.encode(message)  # type: ignore[arg-type] # as above
+            received = Received(record.sequence, record.time_ms, subject, payload)
             if redaction is not None:
                 received, renamed = redaction.redacted(world.subjects, received)
                 if renamed is not None:

@@ -464,7 +464,7 @@ class TestReading:
         world = covered(None, "a")
         entries = entries_of(world)
         place = next(i for i, each in enumerate(entries) if ".pod." in each.received.subject)
-        received = entries[place].received._replace(payload=b'"a" nothing')
+        received = structs.replace(entries[place].received, payload=b'"a" nothing')
         entries.insert(place, Entry(received, is_kept=False))
 
         assert made(explained(world, the_pod(world).name, entries)).ending.result == "done"

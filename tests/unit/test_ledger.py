@@ -321,7 +321,7 @@ class TestSpoiled:
     def test_what_is_known_is_to_be_said_again(self, ledger: Ledger) -> None:
         """It differs from what the log says, and is no longer after it was said."""
         ledger.fold(READY, read_back(READY, 1))
-        assert ledger.spoil(read_back(READY, 2)._replace(payload=b"garbage")) == READY
+        assert ledger.spoil(replace(read_back(READY, 2), payload=b"garbage")) == READY
         assert ledger.differs(READY)
         said(ledger, READY)
         assert not ledger.differs(READY)

@@ -9,6 +9,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from everynode.errors import RecordingError
 from everynode.ports import Received
@@ -246,7 +247,12 @@ class TestDamage:
         """A time that no calendar has is a damage, so that whoever reads on can write it."""
         good, bad = entries(2)
         found, why = read(
-            written([good, bad._replace(received=bad.received._replace(time_ms=time_ms))])
+            written(
+                [
+                    good,
+                    structs.replace(bad, received=structs.replace(bad.received, time_ms=time_ms)),
+                ]
+            )
         )
 
         assert [good] == found

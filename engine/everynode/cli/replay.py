@@ -233,7 +233,7 @@ def _made(decided: Decided) -> Decision | None:
 def _row(decided: Decided) -> Row:
     decision = _made(decided)
     was = decided.decision
-    sequence, time_ms, _, _ = decided.received
+    sequence, time_ms = decided.received.sequence, decided.received.time_ms
     if decision is None:
         head = [str(sequence), timestamp(time_ms), str(was.set_key)]
         return [*head, "0", "0", "0", was.worker, "nothing is decided now"]

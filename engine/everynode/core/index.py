@@ -128,7 +128,8 @@ class NodeIndex:
         if node_id is None:
             self.departed.pop(key, None)
             return self._add(node)
-        old = self.node(node_id)
+        old = self._nodes[node_id]
+        assert old is not None  # who has an id is there
         labels = self._relabel(node_id, old, node) if old.labels != node.labels else NO_LABELS
         taints = self._retaint(node_id, old, node) if old.taints != node.taints else NO_TAINTS
         self._nodes[node_id] = node

@@ -6,12 +6,13 @@ Owned by ``state``, which offers them to the sets of their namespace. It knows n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from everynode.core.values import Pod, PodKey
 
 
-class KnownPod(NamedTuple):
+class KnownPod(msgspec.Struct, frozen=True, gc=False):
     """A pod and the place in the log where it was last observed."""
 
     pod: Pod

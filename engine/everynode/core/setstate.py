@@ -234,21 +234,22 @@ class SetState:
     def put_pod(self, pod: Pod, sequence: int) -> None:
         """Take in a pod as observed, unless something newer is known of it."""
         key = pod.key
-        known, gone = self.pods.get(key), self.gone_pods.get(key)
+        known, gone = self.pods.get(key), self.gone_pods.get(key) if self.gone_pods else None
         if known is not None and known.sequence >= sequence:
             return
         if gone is not None and gone.sequence >= sequence:
             return
         node = pod.node_key
+        before = None if known is None else known.pod
         # Of its place only the node can change: the backend is part of the key.
-        if known is not None and known.pod.node != pod.node:
-            self._forget_place(known.pod.node_key, key)
-        if known is None or known.pod.node != pod.node:
+        if before is None or before.node != pod.node:
+            if before is not None:
+                self._forget_place(before.node_key, key)
             self.pods_on[node] = (*self.pods_on.get(node, ()), key)
-        if known is None or known.pod.revision != pod.revision:
+        if before is None or before.revision != pod.revision:
             self._count_revision(pod, 1)
-            if known is not None:
-                self._count_revision(known.pod, -1)
+            if before is not None:
+                self._count_revision(before, -1)
         self.pods[key] = KnownPod(pod, sequence)
         self.touched.add(node)
         if self.pending or self.failures:
@@ -287,10 +288,11 @@ class SetState:
         if not self.revision_counts[pod.revision]:
             del self.revision_counts[pod.revision]
 
-    def put_orphan(self, pod: Pod, sequence: int) -> None:
+    def put_orphan(self, known: KnownPod) -> None:
         """Take in a pod that nobody controls and that the selector selects, as it is now."""
+        pod = known.pod
         self.drop_orphan(pod.key)
-        self.orphans[pod.key] = KnownPod(pod, sequence)
+        self.orphans[pod.key] = known
         self.orphans_on[pod.node_key] = (*self.orphans_on.get(pod.node_key, ()), pod.key)
         self.touched.add(pod.node_key)
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import heapq
 from typing import NamedTuple
 
+import msgspec
+
 from everynode.core.budget import check_strategy
 from everynode.core.commands import (
     AdoptPod,
@@ -55,7 +57,7 @@ DUE_ENTRIES_MIN = 1_024
 """From how many entries on the list of what is due is cleared of what is not due any more."""
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One message of the log.
 
     Attributes:
@@ -144,8 +146,11 @@ class FleetState:
         Raises:
             InvalidObjectError: A set's template cannot be read; nothing has changed but the clock.
         """
-        self.sequence = max(self.sequence, record.sequence)
-        self.pass_time(record.time_ms)
+        sequence, time_ms = record.sequence, record.time_ms
+        if sequence > self.sequence:
+            self.sequence = sequence
+        if time_ms > self.now_ms:
+            self.pass_time(time_ms)
         self._take_in(record)
         if self._due and self._due[0].time_ms <= self.now_ms:
             self._come_due()  # what was due before it was heard of
@@ -182,7 +187,7 @@ class FleetState:
     # One method for each kind of message
 
     def _take_in(self, record: Record) -> None:
-        sequence, time_ms, message = record
+        sequence, time_ms, message = record.sequence, record.time_ms, record.message
         match message:
             case NodeObserved():
                 self._node_observed(message, sequence)
@@ -263,11 +268,12 @@ class FleetState:
 
     def _pod_observed(self, message: PodObserved, sequence: int) -> None:
         pod = message.pod
-        if pod.set_key is None:
+        set_key = pod.set_key
+        if set_key is None:
             if self._orphans.put(pod, sequence):
                 self._offer_orphan(pod.key, pod.namespace)
             return
-        state = self._set(pod.set_key)
+        state = self._set(set_key)
         state.put_pod(pod, sequence)
         self._await_pod(state, pod)
 
@@ -289,7 +295,7 @@ class FleetState:
     def _match_orphan(self, state: SetState, key: PodKey) -> None:
         known, wanted = self._orphans.get(key), state.daemonset
         if known and wanted and selects(wanted.selector, known.pod.labels or {}):
-            state.put_orphan(*known)
+            state.put_orphan(known)
         elif key in state.orphans:
             state.drop_orphan(key)
         else:

@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+from msgspec import structs
+
 from everynode import __version__
 from everynode.core.pacing import Limits
 from everynode.errors import RecordingError
@@ -198,7 +200,7 @@ class Recorder:
             received, renamed = self._redaction.redacted(self._bus.subjects, entry.received)
             if renamed is not None:
                 self._written().renamed(renamed)
-            entry = entry._replace(received=received)
+            entry = structs.replace(entry, received=received)
         self._written().write(entry)
 
     def _written(self) -> Writer:

@@ -13,6 +13,7 @@ import secrets
 from typing import Any
 
 import msgspec
+from msgspec import structs
 from msgspec.structs import replace
 
 from everynode import wire
@@ -47,7 +48,7 @@ class EnvRedaction:
         try:
             message = wire.decode_from(subjects, received.subject, received.payload)
         except MalformedMessageError:
-            return received._replace(payload=UNREADABLE), None
+            return structs.replace(received, payload=UNREADABLE), None
         match message:
             case DaemonSetObserved(daemonset=daemonset):
                 template, renamed = self._template(daemonset.template)
@@ -62,7 +63,7 @@ class EnvRedaction:
                 changed = replace(message, template=template)
             case _:
                 return received, None
-        return received._replace(payload=wire.encode(changed)), renamed
+        return structs.replace(received, payload=wire.encode(changed)), renamed
 
     def _template(self, template: msgspec.Raw) -> tuple[msgspec.Raw, Renamed | None]:
         """Take the values out of a template."""

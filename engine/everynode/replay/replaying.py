@@ -191,15 +191,19 @@ class Replay:
 
     def run(self, entries: Iterable[Entry]) -> Iterator[Decided]:
         """Fold all entries; hands out the decisions as they come to be repeated, in the order of what they knew."""
+        ahead = self._ahead
         for entry in entries:
+            received = entry.received
             if entry.is_kept:
-                self._load(entry.received)
+                self._load(received)
                 continue
-            self._read(entry.received)
-            if len(self._ahead) > AHEAD_MESSAGES_MAX:
+            ahead.append(received)
+            if self._open is not None or received.subject.startswith(self._decisions):
+                self._gather(received)
+            if len(ahead) > AHEAD_MESSAGES_MAX:
                 if self._expected and self._is_due:
                     yield from self._due()
-                self._fold(self._ahead.popleft())
+                self._fold(ahead.popleft())
         while self._ahead:
             yield from self._due()
             self._fold(self._ahead.popleft())
@@ -207,11 +211,11 @@ class Replay:
 
     # --- reading ahead ------------------------------------------------------------------------------------------------
 
-    def _read(self, received: Received) -> None:
-        self._ahead.append(received)
+    def _gather(self, received: Received) -> None:
+        """Take in a decision, or what was stored with it."""
         if self._open is not None:
             self._open.batch.append(received)
-        elif received.subject.startswith(self._decisions):
+        else:
             record = record_of(self._subjects, received)
             if record is not None and isinstance(record.message, Decision):
                 self._open = _Expected(received, record.message, [received])

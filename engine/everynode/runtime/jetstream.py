@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
-from nats.aio.msg import Msg
+from msgspec import structs
 
 from everynode.errors import EverynodeError, OutcomeUnknownError, UnavailableError
 from everynode.ports import Outgoing, Received
@@ -30,6 +30,7 @@ from everynode.runtime.following import (
     Follower,
     milliseconds,
 )
+from everynode.runtime.intake import Message
 from everynode.runtime.link import ApiRefusal, Link
 from everynode.runtime.publishing import Publisher
 from everynode.runtime.settings import Connection, StreamSettings
@@ -173,7 +174,7 @@ class JetStreamBus:
         if found is not None:
             return found
         kept = await self._message(self._state, {"last_by_subj": subject})
-        return kept._replace(sequence=0) if kept is not None else None
+        return structs.replace(kept, sequence=0) if kept is not None else None
 
     async def read_state(self, subjects: Sequence[str]) -> AsyncGenerator[list[Received]]:
         """Read STATE once; see ``ports.Bus``. An outage of the server only makes it take longer."""
@@ -272,7 +273,7 @@ class JetStreamBus:
         A handler that raises gives no answer, and is called again for the next message.
         """
 
-        async def receive(message: Msg) -> None:
+        async def receive(message: Message) -> None:
             try:
                 answer = await handler(message.data)
                 if message.reply:
@@ -388,11 +389,11 @@ def _position(state: dict[str, Any]) -> LogPosition:
     return LogPosition(first, last, milliseconds(state["last_ts"]))
 
 
-def _from_log(message: Msg, about: Delivered) -> Received:
+def _from_log(message: Message, about: Delivered) -> Received:
     return Received(about.stream_sequence, about.time_ms, message.subject, message.data)
 
 
-def _from_state(message: Msg, about: Delivered) -> Received:
+def _from_state(message: Message, about: Delivered) -> Received:
     """The header reads ``<stream> <sequence> ...``: where in LOG the message came from."""
     source = (message.headers or {}).get("Nats-Stream-Source", "").split(" ")
     origin = int(source[1]) if len(source) > 1 and source[1].isdecimal() else 0

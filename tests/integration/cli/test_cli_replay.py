@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zstandard
+from msgspec import structs
 from tests.recordings.make import DIRECTORY
 
 from everynode.replay.recording import Entry, Reader, Writer
@@ -156,8 +157,8 @@ class TestVerify:
             if b'"deletes":1' in entry.received.payload
         )
         changed = entries[place].received.payload.replace(b'"deletes":1', b'"deletes":7')
-        entries[place] = entries[place]._replace(
-            received=entries[place].received._replace(payload=changed)
+        entries[place] = structs.replace(
+            entries[place], received=structs.replace(entries[place].received, payload=changed)
         )
         write(path, entries)
 

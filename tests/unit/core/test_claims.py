@@ -9,6 +9,7 @@ from msgspec import structs
 
 from everynode.core.claims import Claims, claim, rests_until_ms, seniority
 from everynode.core.events import DaemonSetGone
+from everynode.core.orphans import KnownPod
 from everynode.core.setstate import SetState
 from everynode.core.values import DaemonSet, Node, Owner, Pod, Selector, UpdateStrategy
 from everynode.testing.builders import node, pod
@@ -321,7 +322,7 @@ def test_nobody_joins_a_set_that_is_not_wanted() -> None:
     world = situation(AGENT, [ONE], [stray("a")])
     world.delete(SET)
     state = known(world)
-    state.put_orphan(stray("a"), 999)  # as if it had not been told
+    state.put_orphan(KnownPod(stray("a"), 999))  # as if it had not been told
 
     assert claim(state, ONE.key, ONE, NOW_MS) == Claims([], [], obstructed=False, adopted=None)
 

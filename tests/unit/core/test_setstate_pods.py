@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 
 from everynode.core.events import PodGone
+from everynode.core.orphans import KnownPod
 from everynode.core.setstate import SetState
 from everynode.core.values import Node, NodeKey, Owner, Pod, SetKey
 from everynode.testing.builders import daemonset, node, pod
@@ -198,9 +199,9 @@ def test_orphans_are_known_by_node() -> None:
     state = SetState(SET)
     orphan = structs.replace(running("a"), owner=None)
     other = structs.replace(running("a", "other"), owner=None)
-    state.put_orphan(orphan, 1)
-    state.put_orphan(other, 2)
-    state.put_orphan(structs.replace(orphan, ready=False), 3)
+    state.put_orphan(KnownPod(orphan, 1))
+    state.put_orphan(KnownPod(other, 2))
+    state.put_orphan(KnownPod(structs.replace(orphan, ready=False), 3))
     assert sorted(state.orphans_on[ONE.key]) == sorted([orphan.key, other.key])
     assert not state.orphans[orphan.key].pod.ready
     assert state.touched == {ONE.key}

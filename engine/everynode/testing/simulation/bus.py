@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from everynode.core.commands import BATCH_MESSAGES_MAX
 from everynode.errors import (
     InvariantError,
@@ -107,7 +109,7 @@ class SimulatedBus:
         if found is not None:
             return found
         kept: Received | None = await self._read(partial(self._server.state.last, subject))
-        return kept._replace(sequence=0) if kept is not None else None
+        return structs.replace(kept, sequence=0) if kept is not None else None
 
     async def read_state(self, subjects: Sequence[str]) -> AsyncGenerator[list[Received]]:
         """Read STATE once; see ``ports.Bus``."""

@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec import structs
+
 from everynode.errors import StaleError
 from everynode.ports import Received
 from everynode.runtime.bus import LogPosition
@@ -215,7 +217,7 @@ class SimulatedState:
             if received.sequence > up_to:
                 break
             if self._keeps(received.subject):
-                self._copied.append(received._replace(time_ms=time_ms))
+                self._copied.append(structs.replace(received, time_ms=time_ms))
                 self.last_sequence += 1
                 self._kept.pop(received.subject, None)
                 self._kept[received.subject] = self.last_sequence

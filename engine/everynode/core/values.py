@@ -7,6 +7,7 @@ are whole milliseconds unless Kubernetes names the unit itself (``min_ready_seco
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -35,6 +36,8 @@ WHOLE_MAX = 253_402_300_799_999
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)]
 
+_tuple_of = tuple.__new__  # keys are made for each event, and a call of the class takes nearly twice as long
+
 
 class SetKey(NamedTuple):
     """Which DaemonSet: the name that people use, not the identity (that is its uid)."""
@@ -60,6 +63,9 @@ class PodKey(NamedTuple):
     backend: Name
     namespace: Name
     name: Name
+
+
+_set_key = functools.lru_cache(maxsize=4_096)(SetKey)  # there are few sets, and each of their pods names one
 
 
 class Value(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
@@ -100,7 +106,7 @@ class Node(Value, frozen=True):
     @property
     def key(self) -> NodeKey:
         """Which node this is."""
-        return NodeKey(self.backend, self.name)
+        return _tuple_of(NodeKey, (self.backend, self.name))
 
 
 class Owner(Value, frozen=True):
@@ -147,17 +153,17 @@ class Pod(Value, frozen=True):
     @property
     def key(self) -> PodKey:
         """Which pod this is."""
-        return PodKey(self.backend, self.namespace, self.name)
+        return _tuple_of(PodKey, (self.backend, self.namespace, self.name))
 
     @property
     def set_key(self) -> SetKey | None:
         """The set that controls it; ``None`` for an orphan."""
-        return None if self.owner is None else SetKey(self.namespace, self.owner.name)
+        return None if self.owner is None else _set_key(self.namespace, self.owner.name)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it belongs to."""
-        return NodeKey(self.backend, self.node)
+        return _tuple_of(NodeKey, (self.backend, self.node))
 
     @property
     def finished(self) -> bool:

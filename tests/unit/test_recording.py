@@ -101,6 +101,13 @@ class TestRoundTrip:
 
         assert (made, "") == read(written(made))
 
+    @pytest.mark.parametrize("block_bytes", [1, 150, 4_000])
+    def test_any_block(self, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+        """However much is decoded at once, and though some lines are longer than that."""
+        monkeypatch.setattr(recording, "BLOCK_BYTES", block_bytes)
+
+        assert (entries(30), "") == read(written(entries(30)))
+
     def test_header_and_footer(self) -> None:
         """The header is read at once, the footer at the end."""
         reader = Reader(io.BytesIO(written(entries(3))), "r")
@@ -213,6 +220,19 @@ class TestDamage:
 
         assert "another checksum" in read(changed)[1]
 
+    @pytest.mark.parametrize("damage", [b"{", b'{"seq":"four"}', b"\xff", b""])
+    def test_before_the_damage(self, damage: bytes) -> None:
+        """What stands before a damaged line is read, though it is decoded together with it."""
+        text = zstandard.ZstdDecompressor().decompressobj().decompress(written(entries(9)))
+        lines = text.split(b"\n")
+        lines[5] = damage
+        content = zstandard.ZstdCompressor().compress(b"\n".join(lines))
+
+        found, why = read(content)
+
+        assert entries(9)[:4] == found[:4]
+        assert "it is damaged" in why or "another checksum" in why
+
     def test_something_follows(self) -> None:
         """Two files in one are not a recording."""
         content = written(entries(2))
@@ -241,6 +261,15 @@ class TestDamage:
 
         with pytest.raises(RecordingError, match="longer than"):
             Reader(io.BytesIO(bomb), "r")
+
+    def test_bomb_of_lines(self) -> None:
+        """B1: of lines that say nothing few are held at once."""
+        bomb = zstandard.ZstdCompressor().compress(b"{}\n" * (8 * 1024 * 1024))
+
+        sizes = [len(block) for block in recording._blocks(io.BytesIO(bomb))]
+
+        assert 24 * 1024 * 1024 == sum(sizes)
+        assert max(sizes) <= recording.BLOCK_BYTES
 
     @pytest.mark.parametrize("time_ms", [-1, 10**18])
     def test_a_time_that_is_none(self, time_ms: int) -> None:

@@ -77,20 +77,22 @@ def claim(state: SetState, key: NodeKey, node: Node | None, now_ms: int) -> Clai
     known = [state.pods[pod].pod for pod in state.pods_on.get(key, ())]
     if len(known) > 1:
         known.sort(key=seniority)
-    ours, unwanted = [], []
-    leaving = False
+    ours: list[Pod] = []
+    unwanted: list[Unwanted] = []
+    obstructed = ended = False
     for pod in known:
         reason = _disowned(state, pod, node)
         if not reason:
             ours.append(pod)
+            ended |= pod.finished
+            obstructed |= _stands_in_the_way(state, pod)
         elif not pod.deleting:
             unwanted.append(Unwanted(pod, reason))
-            leaving |= reason in RELEASED
-    if daemonset is not None and (len(ours) > 1 or any(pod.finished for pod in ours)):
+            obstructed |= reason in RELEASED
+    if daemonset is not None and (ended or len(ours) > 1):
         unwanted += _surplus(state, ours, now_ms)
-    obstructed = leaving or any(_stands_in_the_way(state, pod) for pod in ours)
     adopted = None
-    if not obstructed and not state.pods_on.get(key) and key in state.orphans_on:
+    if not known and key in state.orphans_on:
         orphans = (state.orphans[orphan].pod for orphan in state.orphans_on[key])
         candidates = [orphan for orphan in orphans if _adoptable(daemonset, orphan, node)]
         adopted = min(candidates, key=seniority, default=None)

@@ -213,15 +213,16 @@ class Coverage:
         """Look at some nodes. Those that are alike are entered together: most of many are."""
         alike: defaultdict[int, list[int]] = defaultdict(list)
         for key in keys:
-            node = index.get(key)
-            claims = claim(state, key, node, now_ms)
-            if node is None:
-                self._review_stranger(key, claims, departed=key in index.departed)
-            else:
-                facts = self._pod_facts(state, node, claims, now_ms)
-                facts |= self._command_facts(state, key, now_ms)
-                alike[facts].append(index.ids[key])
-        self.stranded.difference_update(key for key in keys if key in index.ids)
+            node_id = index.ids.get(key)
+            if node_id is None:
+                departed = key in index.departed
+                self._review_stranger(key, claim(state, key, None, now_ms), departed=departed)
+                continue
+            self.stranded.discard(key)
+            node = index.node(node_id)
+            facts = self._pod_facts(state, node, claim(state, key, node, now_ms), now_ms)
+            facts |= self._command_facts(state, key, now_ms)
+            alike[facts].append(node_id)
         groups = [(facts, BitMap(ids)) for facts, ids in alike.items()]
         reviewed = BitMap.union(BitMap(), *(ids for _, ids in groups))
         for position, name in enumerate(_FACTS):

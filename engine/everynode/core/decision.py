@@ -224,11 +224,12 @@ def _create(
     daemonset = state.daemonset
     if daemonset is None:
         raise InvariantError(f"set {state.key} is not wanted; no pod may be made for it")
-    replaces = replaced_uid(state, node.key, fleet.now_ms, fleet.limits)
+    key = node.key
+    replaces = replaced_uid(state, key, fleet.now_ms, fleet.limits)
     # Beside a pod that still runs, whether it stays or is on its way out.
-    slot = 1 if state.surges and node.key in state.pods_on else 0
+    slot = 1 if state.surges and key in state.pods_on else 0
     pod = _free_name(fleet, daemonset, node, revision, replaces, slot)
-    cooling = state.cooling_on(node.key)
+    cooling = state.cooling_on(key)
     attempt = 0 if cooling is None else cooling.attempt
     place = f"{node.backend}/{node.name}"
     return CreatePod(
@@ -244,7 +245,7 @@ def _create(
         revision=revision,
         expires_ms=fleet.now_ms + fleet.limits.pending_ms,
         slot=slot,
-        failures=failures_before(state, node.key, fleet.now_ms, fleet.limits),
+        failures=failures_before(state, key, fleet.now_ms, fleet.limits),
         attempt=attempt,
         reason=reason,
     )
@@ -279,7 +280,7 @@ def _changes(fleet: FleetState, state: SetState, take_down: list[int]) -> list[C
         doomed = [(key, item) for key in keys for item in unwanted(fleet, state, key)]
         old_on = [key for key in map(index.key, take_down) if key.backend == backend]
         doomed += [(key, item) for key in old_on for item in _outdated(state, key)]
-        found = [_removal(fleet, state, key, item) for key, item in doomed]
+        found = [_removal(fleet, state, key, item) for key, item in doomed[:room]]
         orphans_on = _on_backend(fleet, backend, _adoptable(state))
         found += _adopt(fleet, state, heapq.nsmallest(room, map(index.key, orphans_on)))
         changes += found[:room]

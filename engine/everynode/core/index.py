@@ -8,8 +8,8 @@ fleet is a few operations on Roaring bitmaps instead of a loop.
 from __future__ import annotations
 
 import heapq
-from typing import NamedTuple
 
+import msgspec
 from pyroaring import BitMap
 
 from everynode.core.values import NO_EXECUTE, NO_SCHEDULE, Node, NodeKey, Taint
@@ -25,7 +25,7 @@ NO_LABELS: frozenset[str] = frozenset()
 NO_TAINTS: frozenset[Taint] = frozenset()
 
 
-class NodeChange(NamedTuple):
+class NodeChange(msgspec.Struct, frozen=True, gc=False):
     """What an update of the index did to one node's bits.
 
     Attributes:
@@ -128,8 +128,7 @@ class NodeIndex:
         if node_id is None:
             self.departed.pop(key, None)
             return self._add(node)
-        old = self._nodes[node_id]
-        assert old is not None  # who has an id is there
+        old = self.node(node_id)
         labels = self._relabel(node_id, old, node) if old.labels != node.labels else NO_LABELS
         taints = self._retaint(node_id, old, node) if old.taints != node.taints else NO_TAINTS
         self._nodes[node_id] = node

@@ -44,6 +44,7 @@ class WorkerMachine:
         predecessor: The machine of the same worker that this one takes the place of: what that one had still to tell
             people is told by this one, and of its commands' outcomes the one that hears them first.
         naming: Says what a set's template is called; by its content, if nobody says otherwise.
+        tells: People are to hear of the outcomes of its commands.
 
     Attributes:
         owned: The shards that it decides for and reports on; it may know of others. All, unless ``own`` says else.
@@ -57,6 +58,8 @@ class WorkerMachine:
         limits: Limits,
         predecessor: WorkerMachine | None = None,
         naming: RevisionOf | None = None,
+        *,
+        tells: bool = True,
     ) -> None:
         """Start before the first message."""
         self.name = name
@@ -68,6 +71,7 @@ class WorkerMachine:
         self._reported: dict[SetKey, Status] = {}
         self.told: Told = Told(NoticeBoard(), {}, {}) if predecessor is None else predecessor.told
         self._board, self._awaited, self._skipped = self.told
+        self._tells = tells
         self._faults: dict[SetKey, Exception] = {}
 
     def own(self, shards: frozenset[int]) -> None:
@@ -154,7 +158,8 @@ class WorkerMachine:
                 self._to_report.add(key)
                 if proposal is not None:
                     self._in_flight[key] = proposal
-                    self._await_outcomes(proposal)
+                    if self._tells:
+                        self._await_outcomes(proposal)
                     found.append(proposal)
                 elif state.blocked_until > self.fleet.sequence:
                     continue  # stays dirty: its batch is still on its way in

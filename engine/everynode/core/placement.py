@@ -164,8 +164,7 @@ class Backlog:
         self, candidates: BitMap, count_max: int, key_of: Callable[[int], NodeKey]
     ) -> list[int]:
         """Return the first ``count_max`` candidates (no more than are remembered), sorted by key."""
-        if len(candidates) <= count_max:
-            self._queue, self._considered = [], BitMap()
+        if len(candidates) <= count_max:  # what is remembered holds good for the next time
             return [node_id for _, node_id in sorted((key_of(item), item) for item in candidates)]
         self._considered &= candidates
         fresh = candidates - self._considered

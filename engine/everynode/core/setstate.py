@@ -109,6 +109,7 @@ class SetState:
         constraints: The compiled constraints of ``daemonset``.
         revision: Content hash of the wanted template.
         surges: A node may have an old and a new pod at the same time.
+        min_ready_ms: For how long a pod must be ready before it counts as available; 0 if nothing is wanted.
         rollout_selector: The only nodes that are updated for now; ``None`` for all.
         revisions: All recorded templates by hash.
         revision_counts: How many pods there are of each.
@@ -132,6 +133,7 @@ class SetState:
         self.constraints: Constraints | None = None
         self.revision = ""
         self.surges = False
+        self.min_ready_ms = 0
         self.rollout_selector: Term | None = None
         self.revisions: dict[str, Revision] = {}
         self.revision_sequences: dict[str, int] = {}
@@ -216,13 +218,14 @@ class SetState:
         self.surges = allows_surge(strategy)
         selector = strategy.selector
         self.rollout_selector = None if selector is None else compile_selector(selector)
+        self.min_ready_ms = daemonset.min_ready_seconds * 1_000
         self.gone = None
         self._start_over()
 
     def set_gone(self, gone: DaemonSetGone) -> None:
         """Take over that nothing is wanted any more."""
         self.daemonset, self.constraints, self.revision, self.gone = None, None, "", gone
-        self.surges, self.rollout_selector = False, None
+        self.surges, self.rollout_selector, self.min_ready_ms = False, None, 0
         self._start_over()
 
     def _start_over(self) -> None:
@@ -443,11 +446,6 @@ class SetState:
         if not self.min_ready_ms:
             return 0  # whatever its clock says
         return pod.ready_since_ms + self.min_ready_ms if pod.ready_since_ms else NEVER_MS
-
-    @property
-    def min_ready_ms(self) -> int:
-        """For how long a pod must be ready before it counts as available; 0 for a set that is not wanted."""
-        return 0 if self.daemonset is None else self.daemonset.min_ready_seconds * 1_000
 
     @property
     def progress_deadline_ms(self) -> int:

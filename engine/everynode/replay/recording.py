@@ -280,7 +280,8 @@ class Reader:
                     if line.renamed is not None:
                         self.renamed[line.renamed.now] = line.renamed.was
                         continue
-                    received = Received(line.seq, line.ms, line.subject, self._payload(line))
+                    payload = bytes(line.body) or self._payload(line)
+                    received = Received(line.seq, line.ms, line.subject, payload)
                     self.messages += 1
                     if not line.kept:
                         self.read = received
@@ -301,12 +302,10 @@ class Reader:
         )
 
     def _payload(self, line: _Line) -> bytes:
-        payload = bytes(line.body)
-        if line.base64 is not None:
-            return base64.b64decode(line.base64, validate=True)
-        if not payload:
+        """Read a body that does not stand there as it is."""
+        if line.base64 is None:
             raise self._broken("there is a line that is no message")
-        return payload
+        return base64.b64decode(line.base64, validate=True)
 
     def _check(self, footer: Footer, block: bytes) -> None:
         """Compare the last line with what was read before it, of which the last block is not summed up yet."""

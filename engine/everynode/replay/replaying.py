@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,10 @@ from everynode.replay.streams import record_of
 
 AHEAD_MESSAGES_MAX = 50_000
 """How far is read ahead of what is folded: a decision that was made longer before it was stored cannot be repeated."""
+
+
+READERS_MAX = 65_536
+"""Subjects of which is remembered who reads them."""
 
 
 class Decided(NamedTuple):
@@ -163,6 +168,7 @@ class Replay:
         self._from_sequence = from_sequence
         self._nodes = FleetState(self._limits, self._revision_of)
         self._shards: dict[str, FleetState] = {}
+        self._readers_of = functools.lru_cache(maxsize=READERS_MAX)(self._find_readers)
         self._ahead: deque[Received] = deque()  # as bytes: decoded, they take several times as much
         self._open: _Expected | None = None  # its batch is being read
         self._expected: list[tuple[int, int, _Expected]] = []  # a heap by basis and place
@@ -251,7 +257,7 @@ class Replay:
             for state in self._shards.values():
                 state.look_at(record.message.key)
 
-    def _readers_of(self, subject: str) -> Iterable[FleetState]:
+    def _find_readers(self, subject: str) -> tuple[FleetState, ...]:
         """Return the states of those who read a subject; that of the nodes is shared by all."""
         kind, shard = self._subjects.parts(subject)
         if kind == "node":
@@ -264,6 +270,7 @@ class Replay:
         """Return a shard's state; a new one knows the nodes, and the orphans so far."""
         state = self._shards.get(shard)
         if state is None:
+            self._readers_of.cache_clear()  # who reads orphans
             nodes = self._nodes.nodes
             state = self._shards[shard] = copy.deepcopy(self._nodes, {id(nodes): nodes})
         return state

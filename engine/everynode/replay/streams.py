@@ -76,8 +76,10 @@ def entry_of(
 def record_of(subjects: wire.Subjects, received: Received) -> Record | None:
     """Read a message; ``None`` if it cannot be used."""
     try:
-        message = wire.decode_from(subjects, received.subject, received.payload)
+        message = wire.decode(received.payload)
     except MalformedMessageError:
+        return None
+    if subjects.of(message) != received.subject:
         return None
     return Record(received.sequence, received.time_ms, message)
 

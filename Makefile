@@ -13,6 +13,10 @@ STAMP := .venv/.stamp
 ARGS ?=
 MODULE ?=
 
+# A worker per core, each with servers and a control plane of its own. One that has nothing left to do takes over from
+# the end of another's tests: hence the tests of a module stay together, and so does what they share.
+EVERY_CORE := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
 # Branch coverage in per cent: what decides, and what crosses a border, is covered completely.
 COVERAGE_COMPLETE := engine/everynode/core/* engine/everynode/wire.py engine/everynode/manifest/*
 COVERAGE_ALL_MIN := 85
@@ -40,12 +44,12 @@ up: $(STAMP) ## start server, worker and a simulated fleet, apply deploy/example
 	$(BIN)/everynode up --once deploy/examples $(ARGS)
 
 # The order of set iteration is part of a run, so it is drawn here, where a failing run can name it.
-test: $(STAMP) ## run the tests
-	@PYTHONHASHSEED=$${PYTHONHASHSEED:-$$RANDOM} $(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests: all of them on several cores; those that ARGS picks, in one process
+	@PYTHONHASHSEED=$${PYTHONHASHSEED:-$$RANDOM} $(BIN)/python -m pytest $(or $(ARGS),$(EVERY_CORE))
 
 check: lint ## what CI runs: format, lint, types, layers, make test, coverage
 	rm -f .coverage .coverage.*
-	$(MAKE) test ARGS='--cov --cov-report= $(ARGS)'
+	$(MAKE) test ARGS='--cov --cov-report= $(or $(ARGS),$(EVERY_CORE))'
 	@for part in $(foreach part,$(COVERAGE_COMPLETE),'$(part)'); do \
 		echo "coverage of $$part: 100 % is asked for"; \
 		$(BIN)/coverage report --include="$$part" --fail-under=100 || exit 1; \

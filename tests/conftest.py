@@ -2,7 +2,8 @@
 
 pytest loads this before any test. Every source of chance in a run hangs on two numbers: the seed
 (the order of the tests, `random`, and Hypothesis) and PYTHONHASHSEED (the order of sets), which
-`make test` draws. Fixtures belong to the directory that uses them, not here.
+`make test` draws. The workers of a run on several cores have both in common; which of them runs a
+test depends on how fast they are. Fixtures belong to the directory that uses them, not here.
 """
 
 import os
@@ -34,8 +35,12 @@ settings.load_profile(PROFILE)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the seed before the plugins do, so that the order and Hypothesis share it."""
-    seed = config.getoption("randomly_seed", None)
+    """Draw the seed before the plugins do, so that the order and Hypothesis share it.
+
+    A worker reads the command line anew, and takes the seed that was drawn for all of them.
+    """
+    handed_over = getattr(config, "workerinput", {})
+    seed = handed_over.get("randomly_seed", config.getoption("randomly_seed", None))
     if seed == "default":
         seed = random.getrandbits(32)
         config.option.randomly_seed = seed
@@ -61,6 +66,7 @@ def pytest_terminal_summary(
             seed=config.getoption("randomly_seed", None),
             hypothesis_seed=config.option.hypothesis_seed,
             hash_seed=os.environ.get("PYTHONHASHSEED"),
+            workers=config.getoption("numprocesses", None),
         )
         terminalreporter.write_line(f"at commit {commit()}; reproduce: {command}")
 
@@ -71,8 +77,12 @@ def reproducing_command(
     seed: int | str | None,
     hypothesis_seed: str | None,
     hash_seed: str | None,
+    workers: int | None,
 ) -> str:
-    """The shell command that repeats a run: quoted for pytest's arguments, make and the shell."""
+    """The shell command that repeats a run: quoted for pytest's arguments, make and the shell.
+
+    A few tests are repeated in one process, however many workers ran them.
+    """
     arguments = []
     if seed is not None:
         arguments.append(f"--randomly-seed={seed}")
@@ -80,6 +90,8 @@ def reproducing_command(
         arguments.append(f"--hypothesis-seed={hypothesis_seed}")
     if len(node_ids) <= NODE_IDS_MAX:
         arguments += node_ids
+    elif workers:
+        arguments += [f"--numprocesses={workers}", "--dist=worksteal"]
     for_make = shlex.join(arguments).replace("$", "$$")
     environment = f"HYPOTHESIS_PROFILE={PROFILE}"
     if hash_seed is not None:

@@ -39,7 +39,11 @@ OURS = "everynode.dev/"
 REVISION_LABEL = "controller-revision-hash"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(300),  # whichever test comes first waits for all steps on both planes
+]
 
 
 class Taken(NamedTuple):

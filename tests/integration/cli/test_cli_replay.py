@@ -53,6 +53,13 @@ def recorded(everynode: Everynode, path: Path, *options: str) -> str:
     return text_of(path)
 
 
+def sequences(path: Path) -> list[int]:
+    """The sequences of a recording, without what stands before its part of the log."""
+    with path.open("rb") as file:
+        entries = Reader(file, path.name).entries()
+        return [each.received.sequence for each in entries if not each.is_kept]
+
+
 class TestRecord:
     """`record` and what `replay` makes of it."""
 
@@ -81,15 +88,15 @@ class TestRecord:
         """A part of the log has what stands before it, so that it can be decided again; that is not compared."""
         whole, part = tmp_path / "whole", tmp_path / "part"
         recorded(fleet_up, whole)
-        recorded(fleet_up, part, "--from-seq", "200", "--to-seq", "400")
+        until = sequences(whole)[-20]
+        recorded(fleet_up, part, "--from-seq", "200", "--to-seq", str(until))
 
         said = fleet_up("replay", part, "--verify", "-o", "json")
 
         verdict = json.loads(said.out)
         with part.open("rb") as file:
-            reader = Reader(file, "part")
-            sequences = [each.received.sequence for each in reader.entries() if not each.is_kept]
-        assert (200, 400) == (reader.header.from_sequence, sequences[-1])
+            assert 200 == Reader(file, "part").header.from_sequence
+        assert until == sequences(part)[-1]
         assert verdict["same"]
         assert 0 < verdict["again"] < verdict["decisions"]
         assert verdict["outOfReach"] == verdict["decisions"] - verdict["again"]

@@ -117,6 +117,16 @@ def test_pods_of_a_deleted_set(cascade: Any, reason: str) -> None:
     assert ([], {"a": reason, "b": reason}) == (found.pods, reasons(found))
 
 
+def test_pods_that_the_backend_sees_to() -> None:
+    """L1: a set that was deleted in the backend which kept it: its pods are left to that, and nobody adds any."""
+    world = situation(AGENT, [ONE], [mine(), mine("b")])
+    world.write(DaemonSetGone(namespace="default", name="agent", uid=AGENT.uid, cascade="backend"))
+
+    found = claim(known(world), ONE.key, ONE, NOW_MS)
+
+    assert (["a", "b"], {}) == ([pod.name for pod in found.pods], reasons(found))
+
+
 # Which of several stays
 
 

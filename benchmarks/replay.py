@@ -23,7 +23,7 @@ from memory import FLEET, SHARDS, make_pod, peak_mb
 from workload import make_nodes, make_set_for_all
 
 from everynode import wire
-from everynode.cli.running import spare_garbage_collection
+from everynode.cli.starting import spare_garbage_collection
 from everynode.core.events import DaemonSetObserved, NodeObserved, PodObserved
 from everynode.core.identity import revision_hash
 from everynode.replay.recording import MAGIC, SCHEMA_VERSION, Header, Reader, Writer

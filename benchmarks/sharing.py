@@ -25,7 +25,7 @@ import structlog
 from measuring import Row, Target, say
 from workload import make_set_for_all
 
-from everynode.cli.running import GARBAGE_THRESHOLD
+from everynode.cli.starting import GARBAGE_THRESHOLD
 from everynode.core.values import DaemonSet, Node
 from everynode.runtime.applying import apply
 from everynode.runtime.clock import SystemClock

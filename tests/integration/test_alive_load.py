@@ -59,11 +59,11 @@ async def test_a_reader_that_waits_collects_no_heartbeats(
         bus._link, bus._log, [bus.subjects.of_kind("node")], 1, _from_log, complete=True
     )
     await follower.begin()
-    subscription = follower._subscription
-    assert subscription is not None
+    intake = follower._intake
+    assert intake is not None
 
     async def heartbeats_came() -> bool:
-        return subscription.delivered >= 3 + HEARTBEATS
+        return intake.taken >= 3 + HEARTBEATS
 
     await until(heartbeats_came)
     assert follower.waiting <= 3 + 1
@@ -84,15 +84,15 @@ async def test_a_reader_with_no_room_reads_what_it_missed(
         bus._link, bus._log, [bus.subjects.of_kind("node")], 1, _from_log, complete=True
     )
     await follower.begin()
-    subscription = follower._subscription
-    assert subscription is not None
+    intake = follower._intake
+    assert intake is not None
     count = 0
-    for _ in range(5):  # few enough at once for the library to hand them on
+    for _ in range(5):
         await bus.publish(node_messages(bus, 30))
         count += 30
 
         async def came(count: int = count) -> bool:
-            return subscription.delivered >= count and not subscription.pending_msgs
+            return intake.taken >= count
 
         await until(came)
     assert follower.waiting == 50

@@ -34,7 +34,9 @@ async def test_all_of_it(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch, hel
     messages += [DaemonSetObserved(daemonset=daemonset(name=name)) for name in names]
     await bus.publish([outgoing(bus, message) for message in messages])
     fleet = PlannedFleet(bus.subjects, [AGENT])
-    await read_planned_fleet(bus, fleet, time.time_ns() // 1_000_000)
+    now_ms = time.time_ns() // 1_000_000
+    await read_planned_fleet(bus, fleet, now_ms)
+    fleet.settle(now_ms)
     assert 2 == len(fleet.state.nodes.index)
     assert {AGENT} == set(fleet.state.sets)
     assert 0 == fleet.refused

@@ -191,6 +191,19 @@ class TestRead:
         assert tables(await read_view(bus, ("node", "status"))) == (1, 0, 0, 0, 1)
         assert (await read_view(bus, KINDS)).sequence == last
 
+    async def test_one_node(self, bus: JetStreamBus, until: Until) -> None:
+        """Of the others neither they nor their pods are read, and what cannot be read of them harms nobody."""
+        other = builders.node(name=f"{NODE.name}-2")
+        elsewhere = PodObserved(pod=builders.pod(SET, other, name="elsewhere"))
+        others = outgoing(bus, NodeObserved(node=other), elsewhere)
+        garbage = [Outgoing(each.subject, b"?") for each in others]
+        last = await bus.publish([*outgoing(bus, *EVERYTHING), *others, *garbage])
+        await kept(bus, until, last)
+        view = await read_view(bus, ("node", "pod"), SET.key, NODE.name)
+        assert [NODE] == list(view.nodes.values())
+        assert [POD] == list(view.pods.values())
+        assert not view.malformed
+
     async def test_garbage_loses_nothing(self, bus: JetStreamBus, until: Until) -> None:
         """An object whose last messages are garbage is shown as its last good message has it (S8)."""
         older = structs.replace(NODE, labels={"version": "older"})

@@ -104,7 +104,7 @@ def test_does_what_was_done(
     survey = Survey([KEY])
     survey.read(stream_of_world(world))
     wanted = {KEY: wanted_instead(other, survey.changes[KEY])}
-    was, run = rehearse(stream_of_world(world), survey, wanted)
+    was, run = rehearse(survey, wanted, ())
 
     assert isinstance(world.log[survey.changes[KEY].sequence - 1].message, DaemonSetObserved)
     assert was.of[KEY].actions == run.courses.of[KEY].actions

@@ -133,7 +133,8 @@ def what_if(
     survey = Survey(each.key for each in instead)
     survey.read(stream_of_records(records, is_decided=is_decided))
     changes = {each.key: wanted_instead(each, survey.changes[each.key]) for each in instead}
-    was, run = rehearse(stream_of_records(records, is_decided=is_decided), survey, changes)
+    again = stream_of_records(records, is_decided=is_decided)
+    was, run = rehearse(survey, changes, again.entries)
     for courses in (was, run.courses):
         for course in courses.of.values():
             course.timeline.finish(run.ends_ms)

@@ -31,7 +31,8 @@ from everynode.core.values import (
 from everynode.errors import RefusedError
 from everynode.manifest import read_update_strategy
 from everynode.runtime.byhand import PAUSED_AT
-from everynode.runtime.rollouts import PREVIOUS, find_revision, history_of, is_paused
+from everynode.runtime.revisions import PREVIOUS, find_revision, history_of
+from everynode.runtime.rollouts import is_paused
 from everynode.runtime.view import FleetView
 from everynode.testing import builders
 from everynode.wire import Subjects

@@ -35,7 +35,7 @@ def backend(*there: Pod, durations: Durations | None = None) -> RehearsedPods:
 def carried_out(pods: RehearsedPods, command: Command) -> list[Effect]:
     """Let a command arrive."""
     pods.send([command], BEGIN_MS)
-    return list(pods.advance(BEGIN_MS + APPLY_MS))
+    return pods.advance(BEGIN_MS + APPLY_MS)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,38 @@ class TestAnotherSpec:
         assert {KEY} == set(survey.changes) == set(was.of)
         assert {KEY} == {each.set_key for each in run.rehearsal.pods.pods.values()}
 
+    def test_of_several_sets_one(self) -> None:
+        """Sets that were surveyed and are not wanted otherwise are left out, too."""
+        fleet = rolled_out(4)
+        fleet.applied(replace(wanted(), name="other", uid="other"))
+        fleet.settles()
+        _, _, alone = what_if(fleet.log, wanted("3"))
+        survey = Survey([KEY, SetKey("default", "other")])
+        survey.read(stream_of_records(fleet.log))
+        _, run = rehearse(survey, {KEY: wanted_instead(wanted("3"), survey.changes[KEY])}, ())
+        assert alone.courses.of[KEY].actions == run.courses.of[KEY].actions
+        assert alone.rehearsal.sequence == run.rehearsal.sequence
+        assert {KEY} == {each.set_key for each in run.rehearsal.pods.pods.values()}
+
+    @pytest.mark.parametrize("is_decided", [True, False])
+    def test_what_is_too_much_is_read_again(
+        self, monkeypatch: pytest.MonkeyPatch, *, is_decided: bool
+    ) -> None:
+        """B1: no more messages are held than a limit says; it makes no difference but for the time that it takes."""
+        fleet = rolled_out(4)
+        fleet.happens(NodeGone(backend="east", name="node-1"), 1_000)
+        fleet.applied(replace(wanted(), name="other", uid="other"))
+        fleet.settles()
+        _, was, run = what_if(fleet.log, wanted("3"), is_decided=is_decided)
+        monkeypatch.setattr("everynode.replay.what_if.HELD_MESSAGES_MAX", 10)
+        _, was_again, run_again = what_if(fleet.log, wanted("3"), is_decided=is_decided)
+        assert numbers(was.of[KEY]) == numbers(was_again.of[KEY])
+        assert numbers(run.courses.of[KEY]) == numbers(run_again.courses.of[KEY])
+        assert (run.ends_ms, run.rehearsal.sequence) == (
+            run_again.ends_ms,
+            run_again.rehearsal.sequence,
+        )
+
     def test_what_comes_later(self) -> None:
         """The spec as it was recorded does not come back with new labels; a deletion stays one."""
         fleet = rolled_out(4)
@@ -252,7 +284,7 @@ class TestCourse:
                 said(400, 2, 2),
             ]
         ):
-            course.fold(record, moved=False)
+            course.fold(record)
         assert BEGIN_MS + 300 == course.rolled_out_ms
 
 
@@ -419,8 +451,7 @@ def test_recordings(path: Path) -> None:
     with path.open("rb") as file:
         survey.read(stream_of(Reader(file, path.name)))
     wanted_then = {key: wanted_instead(each, survey.changes[key]) for key, each in last.items()}
-    with path.open("rb") as file:
-        was, run = rehearse(stream_of(Reader(file, path.name)), survey, wanted_then)
+    was, run = rehearse(survey, wanted_then, ())
     for key in last:
         recorded, again = was.of[key], run.courses.of[key]
         assert 0 == compared(recorded, again).only_is

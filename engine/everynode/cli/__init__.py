@@ -10,6 +10,9 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line of this process and end with an exit code (see `everynode --help`)."""
+    from everynode.cli.starting import start_quickly  # noqa: PLC0415 - whoever imports one command decides for itself
+
+    start_quickly()
     from everynode.cli.main import run  # noqa: PLC0415 - whoever imports a single command needs no other
 
     run()

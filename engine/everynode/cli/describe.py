@@ -34,7 +34,7 @@ from everynode.core.values import DaemonSet, Pod, Revision, SetKey, Status
 from everynode.errors import MalformedMessageError
 from everynode.runtime.clock import timestamp
 from everynode.runtime.jetstream import JetStreamBus, connect
-from everynode.runtime.rollouts import history_of
+from everynode.runtime.revisions import history_of
 from everynode.runtime.view import FleetView
 from everynode.wire import decode_from
 

@@ -35,7 +35,7 @@ from everynode.core.values import DaemonSet, Node, NodeKey, Pod, SetKey, Status
 from everynode.replay.recording import Entry
 from everynode.runtime.clock import timestamp
 from everynode.runtime.jetstream import connect
-from everynode.runtime.rollouts import current_hash
+from everynode.runtime.revisions import current_hash
 from everynode.runtime.view import FleetView
 
 EPILOG = """
@@ -104,12 +104,12 @@ async def explain(
 async def _explain_now(target: Target, key: SetKey, node: str, output: OutputFormat) -> ExitCode:
     async with await connect(target.connection, target.fleet) as bus:
         kinds = ("node", "daemonset", *(("status", "pod") if node else ()))
-        view = await read_fleet(bus, kinds, key)
+        view = await read_fleet(bus, kinds, key, node)
     daemonset = view.daemonsets.get(key)
     if daemonset is None:
         error_line(f'{DAEMONSETS.plural} "{key.name}" not found in namespace {key.namespace}')
         return ExitCode.REFUSED
-    nodes = [each for _, each in sorted(view.nodes.items()) if node in {"", each.name}]
+    nodes = [each for _, each in sorted(view.nodes.items())]
     if node and not nodes:
         error_line(f'nodes "{node}" not found')
         return ExitCode.REFUSED

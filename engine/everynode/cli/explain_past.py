@@ -33,6 +33,8 @@ OUTCOMES_ASKED_MAX = 200
 """For so many commands of a node the log is asked one by one what became of them; for more, all outcomes are read."""
 
 ENTRIES_AT_ONCE = 5_000
+ENTRIES_HELD_MAX = 200_000
+"""So many messages of a recording are held from one reading to the next; a longer one is read again."""
 
 Take = Callable[[Entry], None]
 
@@ -170,6 +172,7 @@ class _RecordedPast:
         self.now_ms = self.ends_ms if when.at_ms is None else when.at_ms
         self.begins_ms: int | None = None
         self.damage: RecordingError | None = None
+        self._held: list[Entry] | None = None
 
     def _opened(self) -> AbstractContextManager[Stream]:
         from everynode.cli.recordings import opened_recording  # noqa: PLC0415 - takes long
@@ -179,6 +182,12 @@ class _RecordedPast:
     async def read(self, patterns: Iterable[str], take: Take) -> None:
         """Read as far as the recording can be read; what is wrong with it is said in the end."""
         is_wanted = subject_filter(patterns)
+        if self._held is not None:
+            for entry in self._held:
+                if is_wanted(entry.received.subject):
+                    take(entry)
+            return
+        held: list[Entry] = []
         with self._opened() as stream:
             self.naming = renaming(stream.renamed)
             try:
@@ -187,10 +196,13 @@ class _RecordedPast:
                         await asyncio.sleep(0)  # somebody may have asked us to stop
                     if not entry.is_kept and not self._note(entry.received.time_ms):
                         break
+                    if number < ENTRIES_HELD_MAX:
+                        held.append(entry)
                     if is_wanted(entry.received.subject):
                         take(entry)
             except RecordingError as error:
                 self.damage = error
+        self._held = held if len(held) < ENTRIES_HELD_MAX else None
         if self._until_ms is not None and self.begins_ms is None and self._until_ms < self._from_ms:
             raise _before(self._until_ms, self._from_ms)
 

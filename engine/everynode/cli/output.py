@@ -10,11 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-import yaml
 
 INDENT = 4
-
-_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def as_json(document: Any) -> str:
@@ -24,9 +21,12 @@ def as_json(document: Any) -> str:
 
 def as_yaml(document: Any) -> str:
     """Write an object as YAML, keys in the order they have, without a final newline."""
+    import yaml  # noqa: PLC0415 - takes long, and few ask for it
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     plain = msgspec.json.decode(msgspec.json.encode(document))
     text: str = yaml.dump(
-        plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
+        plain, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
     )
     return text.rstrip("\n")
 

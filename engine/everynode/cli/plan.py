@@ -158,10 +158,11 @@ def _recorded(path: Path, at: str, documents: Documents) -> tuple[Planner, bool]
         fleet = PlannedFleet(stream.subjects, keys, naming=renaming(stream.renamed))
         last_ms = 0
         try:
-            for received, is_kept in stream.entries:
-                last_ms = last_ms if is_kept else max(last_ms, received.time_ms)
+            for entry in stream.entries:
+                received = entry.received
+                last_ms = last_ms if entry.is_kept else max(last_ms, received.time_ms)
                 if fleet.wants(received.subject):
-                    fleet.take(received, is_kept=is_kept)
+                    fleet.take(received)
         except RecordingError as error:
             if not last_ms:
                 raise
@@ -179,11 +180,12 @@ def _recorded(path: Path, at: str, documents: Documents) -> tuple[Planner, bool]
 
 
 def _planner(fleet: PlannedFleet, now_ms: int) -> Planner:
+    planner = Planner(fleet, now_ms)
     if fleet.refused:
         warning_line(
             f"messages that cannot be read: {fleet.refused}; what was known before them counts"
         )
-    return Planner(fleet, now_ms)
+    return planner
 
 
 def _tell(

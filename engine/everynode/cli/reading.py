@@ -21,7 +21,7 @@ from everynode.wire import decode_from, token
 
 
 async def read_fleet(
-    bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None = None
+    bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None = None, node: str = ""
 ) -> FleetView:
     """Read what there is now, and warn of messages that cannot be read.
 
@@ -29,11 +29,12 @@ async def read_fleet(
         bus: The fleet's log.
         kinds: As for `view.read_view`.
         key: Likewise.
+        node: Likewise.
 
     Raises:
         UnavailableError: The server did not answer.
     """
-    view = await read_view(bus, kinds, key)
+    view = await read_view(bus, kinds, key, node)
     if view.malformed:
         first = view.malformed[0]
         warning_line(

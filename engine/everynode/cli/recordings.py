@@ -18,7 +18,7 @@ import typer
 from everynode.cli.documents import read_documents
 from everynode.cli.installed import SOURCES, installed, load
 from everynode.cli.quantities import parse_moment_ms
-from everynode.cli.running import spare_garbage_collection
+from everynode.cli.starting import spare_garbage_collection
 from everynode.cli.terminal import error_line, note_line, progress_of
 from everynode.core.values import DaemonSet
 from everynode.errors import RecordingError

@@ -19,6 +19,7 @@ from everynode.core.values import ROLLING_UPDATE, DaemonSet, SetKey
 from everynode.errors import RefusedError, StaleError
 from everynode.runtime import rollouts
 from everynode.runtime.jetstream import JetStreamBus, connect
+from everynode.runtime.revisions import PREVIOUS
 
 STATUS_EPILOG = """
 Exit codes:
@@ -133,7 +134,7 @@ async def undo(
         typer.Option(
             "--to-revision", min=0, help="Which revision to return to; 0: the previous one."
         ),
-    ] = rollouts.PREVIOUS,
+    ] = PREVIOUS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,

@@ -19,7 +19,7 @@ from everynode.cli.terminal import error_line, note_line
 from everynode.core.values import DaemonSet, Revision, SetKey
 from everynode.errors import RefusedError
 from everynode.runtime.jetstream import JetStreamBus
-from everynode.runtime.rollouts import current_hash, find_revision, history_of
+from everynode.runtime.revisions import current_hash, find_revision, history_of
 from everynode.runtime.view import FleetView
 
 CURRENT = "*"

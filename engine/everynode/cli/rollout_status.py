@@ -21,7 +21,7 @@ from everynode.cli.watching import end_when_cut_off
 from everynode.core.values import DaemonSet, SetKey
 from everynode.errors import RefusedError
 from everynode.runtime.jetstream import JetStreamBus
-from everynode.runtime.rollouts import current_hash
+from everynode.runtime.revisions import current_hash
 from everynode.runtime.view import FleetView, follow_view
 
 Show = Callable[[Progress], None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -17,15 +16,12 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from everynode.cli.exits import ExitCode
+from everynode.cli.starting import spare_garbage_collection
 from everynode.cli.terminal import error_line
 from everynode.errors import EverynodeError
 
 STOP_SECONDS_MAX = 5.0
 """How long a command may take to leave in order after it was asked to stop."""
-
-GARBAGE_THRESHOLD = 50_000
-"""After how many new objects Python looks for cycles. What a worker keeps is large, long-lived and free of them:
-looking through it after every 700 new objects, as Python does by default, takes a fifteenth of all time."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -41,12 +37,6 @@ def run(command: Coroutine[Any, Any, ExitCode]) -> ExitCode:
     """
     spare_garbage_collection()
     return asyncio.run(_until_done_or_asked(command))
-
-
-def spare_garbage_collection() -> None:
-    """Let Python look for garbage less often, and never again among what is there by now: see `GARBAGE_THRESHOLD`."""
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
 
 
 async def _until_done_or_asked(command: Coroutine[Any, Any, ExitCode]) -> ExitCode:

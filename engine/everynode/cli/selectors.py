@@ -9,7 +9,6 @@ import typer
 
 from everynode.core.eligibility import matches
 from everynode.core.values import Requirement
-from everynode.manifest.selectortext import parse_requirements
 
 
 def parse_selector(text: str) -> tuple[Requirement, ...]:
@@ -18,6 +17,10 @@ def parse_selector(text: str) -> tuple[Requirement, ...]:
     Raises:
         typer.BadParameter: A part of it is no requirement.
     """
+    if not text:
+        return ()
+    from everynode.manifest.selectortext import parse_requirements  # noqa: PLC0415 - takes long
+
     try:
         return parse_requirements(text)
     except ValueError as error:

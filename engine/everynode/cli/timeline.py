@@ -26,7 +26,6 @@ from everynode.cli.options import Namespace, Output, OutputFormat, Target, conne
 from everynode.cli.output import print_object
 from everynode.cli.quantities import parse_moment_ms
 from everynode.cli.reading import read_fleet
-from everynode.cli.recordings import opened_recording
 from everynode.cli.resources import DAEMONSETS, Names, SetKind, parse_named
 from everynode.cli.tables import Columns
 from everynode.cli.terminal import error_line, note_line, stdout_is_terminal
@@ -176,6 +175,8 @@ async def _in_fleet(target: Target, wish: _Wish, now_ms: int) -> _Found:
 
 async def _in_recording(path: Path, wish: _Wish) -> _Found:
     """Read the set's past from a recording; what can be read of it, if it is damaged."""
+    from everynode.cli.recordings import opened_recording  # noqa: PLC0415 - takes long
+
     sets: dict[str, SetKey] = {}
     damage = ""
     with opened_recording(path) as stream:

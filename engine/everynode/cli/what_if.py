@@ -154,9 +154,9 @@ def _wanted(documents: Documents, survey: Survey) -> dict[SetKey, Wanted]:
 def _rehearsed(
     opened: Opener, survey: Survey, wanted: Mapping[SetKey, Wanted]
 ) -> list[_Comparison]:
-    """Read the stream the second time."""
+    """Go through the stream the second time."""
     with opened(again=True) as stream:
-        was, run = rehearse(stream._replace(entries=_readable(stream)), survey, wanted)
+        was, run = rehearse(survey, wanted, _readable(stream))
     comparisons = []
     for key, each in sorted(wanted.items()):
         courses = (was.of[key], run.courses.of[key])

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
 
 from everynode.core.commands import Command, CreatePod, Decision, DeletePod
 from everynode.core.events import PodGone, PodObserved
@@ -32,7 +33,7 @@ NEVER_READY_MS = 60_000
 """A pod that a stream shows for so long, and never ready, is one that does not get ready."""
 
 
-class Fate(NamedTuple):
+class Fate(msgspec.Struct, frozen=True, gc=False):
     """What becomes of a pod; times in ms from when it is first heard of.
 
     Attributes:
@@ -150,12 +151,13 @@ class Durations:
 
     def _observed(self, pod: Pod, time_ms: int) -> None:
         self._last_ms = time_ms
-        life = self._lives.get(pod.key)
+        key, set_key = pod.key, pod.set_key
+        life = self._lives.get(key)
         if life is None or life.uid not in {"", pod.uid}:
             if pod.deleting:
                 return
-            life = self._remember(pod.key, _Life())
-        typical = self._of_set(pod.set_key)
+            life = self._remember(key, _Life())
+        typical = self._of_set(set_key)
         if not life.uid:
             life.uid, life.heard_ms = pod.uid, time_ms
             if life.asked_ms is not None:
@@ -164,8 +166,8 @@ class Durations:
         if pod.ready and life.ready_ms is None:
             life.ready_ms = time_ms - life.heard_ms
             typical.ready.add(life.ready_ms)
-            if pod.set_key is not None:
-                self._places[pod.set_key, pod.node_key] = life
+            if set_key is not None:
+                self._places[set_key, pod.node_key] = life
         elif pod.finished and life.end_ms is None:
             life.end_ms, life.end = time_ms - life.heard_ms, pod.phase
         if pod.deleting and life.leaving_ms is None:
@@ -197,9 +199,10 @@ class Durations:
         return life
 
     def _of_set(self, key: SetKey | None) -> _OfSet:
-        if key not in self._sets:
-            self._sets[key] = _OfSet(*self._defaults)
-        return self._sets[key]
+        found = self._sets.get(key)
+        if found is None:
+            found = self._sets[key] = _OfSet(*self._defaults)
+        return found
 
     # --- what to expect -----------------------------------------------------------------------------------------------
 

@@ -1,18 +1,23 @@
 """The part of a fleet that a plan is about: nodes, the planned sets and their pods, as the log or a recording has them.
 
 Used by ``planning``; whoever reads for it asks what it wants first, because most of a fleet is not for it. It holds a
-``core.state``, and lets what is on its way arrive. No I/O.
+``core.state``, and lets what is on its way arrive. Of a node and of a pod only the last that was told is folded, and
+of what is forgotten in time nothing: in what order different things are heard of does not matter to ``core.state``.
+No I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from everynode import wire
+from everynode.core.commands import COMMANDS
+from everynode.core.effects import has_taken_effect
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.identity import RevisionOf, shard_of
 from everynode.core.pacing import Limits
-from everynode.core.setstate import SetState
+from everynode.core.setstate import Pending, SetState
 from everynode.core.state import FleetState, Record
 from everynode.core.values import SetKey
 from everynode.errors import RefusedError
@@ -25,6 +30,8 @@ ARRIVAL_MS_MAX = 1_000
 
 _OF_A_SET = frozenset({"daemonset", "status", "decision", "revision"})
 _OF_A_SHARD = frozenset({"command", "outcome"})
+_PASSING = frozenset({"decision", "command", "outcome"})
+"""What is forgotten in time, and not kept by STATE."""
 
 
 class PlannedFleet:
@@ -36,7 +43,7 @@ class PlannedFleet:
         naming: Says what a template is called; by its content, if nobody says otherwise.
 
     Attributes:
-        state: What is known.
+        state: What is known, after ``settle``.
         refused: How many messages could not be used.
         shards: Those of the sets.
     """
@@ -63,6 +70,10 @@ class PlannedFleet:
             for key in self._keys
         )
         self._begins = len(subjects.prefix) + 1
+        self._last: dict[str, Record] = {}  # of nodes and pods, by subject
+        self._gone: list[Record] = []  # tombstones of pods of which something was told later
+        self._passing: deque[Received] = deque()
+        self._newest_ms = 0
 
     def wants(self, subject: str) -> bool:
         """Say whether a message may concern the plan, by its subject."""
@@ -78,27 +89,44 @@ class PlannedFleet:
             return self._subjects.parts(subject)[1] in self._shards
         return False
 
-    def take(self, received: Received, *, is_kept: bool) -> bool:
-        """Take in a message that is wanted.
-
-        Args:
-            received: The message.
-            is_kept: STATE has it: it says nothing of the time.
+    def take(self, received: Received) -> bool:
+        """Take in a message that is wanted: first what STATE kept, then the log's in their order.
 
         Returns:
-            Whether it could be used; if not, nothing has changed.
+            Whether it could be used, as far as that is known before ``settle``; if not, nothing has changed.
         """
         self._sequence = max(self._sequence, received.sequence)
+        if self._kind(received.subject) not in _PASSING:
+            return self._use(received, self._keep)
+        self._passing.append(received)
+        self._newest_ms = max(self._newest_ms, received.time_ms)
+        self._forget_passing(self._newest_ms)
+        return True
+
+    def _use(self, received: Received, use: Callable[[Record, str], None]) -> bool:
         try:
             message = wire.decode_from(self._subjects, received.subject, received.payload)
-            record = Record(received.sequence, received.time_ms, message)
-            if self._is_about_others(message):
-                return True
-            (self.state.load if is_kept else self.state.fold)(record)
+            if not self._is_about_others(message):
+                use(Record(received.sequence, received.time_ms, message), received.subject)
         except RefusedError:
             self.refused += 1
             return False
         return True
+
+    def _keep(self, record: Record, subject: str) -> None:
+        if not isinstance(record.message, NodeObserved | NodeGone | PodObserved | PodGone):
+            self.state.load(record)
+            return
+        known = self._last.get(subject, record)
+        last, other = (known, record) if record.sequence < known.sequence else (record, known)
+        self._last[subject] = last
+        if other is not last and isinstance(other.message, PodGone):
+            self._gone.append(other)
+
+    def _forget_passing(self, now_ms: int) -> None:
+        oldest_ms = now_ms - self.state.limits.horizon_ms
+        while self._passing and self._passing[0].time_ms < oldest_ms:
+            self._passing.popleft()
 
     def _is_about_others(self, message: wire.AnyMessage) -> bool:
         """Say whether a message is about another set of the same shard."""
@@ -113,17 +141,72 @@ class PlannedFleet:
                 key = getattr(message, "set_key", None)
         return key is not None and key not in self._keys
 
+    def outcome_subjects(self) -> list[str]:
+        """Name the subjects of the outcomes that matter: those of commands that have not taken effect by now."""
+        if not self._passing:
+            return []
+        self._load(self._newest_ms)
+        prefix = f"{self._subjects.prefix}.outcome"
+        return [
+            f"{prefix}.{self._subjects.parts(each.subject)[1]}.{_last_token(each.subject)}"
+            for each in self._passing
+            if self._kind(each.subject) == "command"
+        ]
+
+    def settle(self, now_ms: int) -> None:
+        """Let time pass up to now, and take over what was held back: how things are, and then what was asked for."""
+        self._forget_passing(now_ms)
+        self._load(now_ms)
+        for received in sorted(self._passing):
+            self._use(received, lambda record, _: self.state.fold(record))
+        self._passing.clear()
+        self.state.pass_time(now_ms)
+
+    def _load(self, now_ms: int) -> None:
+        """Take over how things are, and let go of commands that have taken effect and of what became of them."""
+        begins_ms = self._passing[0].time_ms if self._passing else now_ms
+        oldest_ms = begins_ms - self.state.limits.horizon_ms
+        for record in (*self._last.values(), *self._gone):
+            if record.time_ms >= oldest_ms or not isinstance(record.message, PodGone):
+                self.state.load(record)
+        self._last.clear()
+        self._gone.clear()
+        awaited: set[str] = set()
+        matter: deque[Received] = deque()
+        for received in self._passing:
+            kind, name = self._kind(received.subject), _last_token(received.subject)
+            if kind == "command":
+                if self._has_taken_effect(received):
+                    continue
+                awaited.add(name)
+            if kind != "outcome" or name in awaited:
+                matter.append(received)
+        self._passing = matter
+
+    def _has_taken_effect(self, received: Received) -> bool:
+        try:
+            command = wire.decode(received.payload)
+        except RefusedError:
+            return False
+        if not isinstance(command, COMMANDS) or command.set_key not in self.state.sets:
+            return False
+        pending = Pending(command, received.sequence, command.expires_ms)
+        return has_taken_effect(self.state.sets[command.set_key], pending)
+
+    def _kind(self, subject: str) -> str:
+        return subject[self._begins :].partition(".")[0]
+
     def known(self, key: SetKey) -> SetState | None:
         """Return what is known of a set."""
         return self.state.sets.get(key)
 
     def arrive(self, now_ms: int) -> int:
-        """Let time pass up to now, and let the commands arrive that are on their way.
+        """Let the commands arrive that are on their way now.
 
         Returns:
             How many they were.
         """
-        self.state.pass_time(now_ms)
+        self.settle(now_ms)
         pending = sorted(
             (each for state in self.state.sets.values() for each in state.pending.values()),
             key=lambda each: each.sequence,
@@ -151,3 +234,7 @@ class PlannedFleet:
         """
         self._sequence += 1
         self.state.fold(Record(self._sequence, self.state.now_ms, message))
+
+
+def _last_token(subject: str) -> str:
+    return subject.rpartition(".")[2]

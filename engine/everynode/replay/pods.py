@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, assert_never
+from collections.abc import Iterable, Sequence
+from typing import assert_never
 
+import msgspec
 from msgspec.structs import replace
 
 from everynode.core.commands import (
@@ -32,18 +33,16 @@ from everynode.runtime.ledger import pod_gone
 Effect = PodObserved | PodGone | Outcome
 
 
-class _Due(NamedTuple):
-    time_ms: int
-    ticket: int
-    what: Command | _Change
-
-
-class _Change(NamedTuple):
+class _Change(msgspec.Struct, frozen=True, gc=False):
     """What becomes of a pod later; ``Running``: it is ready; ``None``: it is gone."""
 
     key: PodKey
     uid: str
     phase: Phase | None
+
+
+_Due = tuple[int, int, Command | _Change]
+"""When it is due, a ticket (of what is due at one time, what was planned first comes first), and what it is."""
 
 
 class RehearsedPods:
@@ -59,7 +58,7 @@ class RehearsedPods:
         self.pods: dict[PodKey, Pod] = {}
         self._on: dict[NodeKey, dict[PodKey, None]] = {}
         self._durations = durations
-        self._due: list[_Due] = []
+        self._due: list[_Due] = []  # a heap
         self._tickets = itertools.count()
         self._unready: set[PodKey] = set()  # would be ready, were its node
 
@@ -68,12 +67,12 @@ class RehearsedPods:
     def mirror(self, message: object) -> None:
         """Take over what is so: nothing follows from it before ``begin``."""
         match message:
+            case PodObserved(pod=pod):
+                self._put(pod)
             case NodeObserved(node=node):
                 self.nodes[node.key] = node
             case NodeGone():
                 self.nodes.pop(message.key, None)
-            case PodObserved(pod=pod):
-                self._put(pod)
             case PodGone() if message.key in self.pods:
                 known = self.pods[message.key]
                 if known.uid == message.uid and known.set_key == message.set_key:
@@ -98,36 +97,40 @@ class RehearsedPods:
         for asked_ms, command in pending:
             self._send(command, asked_ms, now_ms)
 
-    def node_observed(self, node: Node, now_ms: int) -> Iterator[Effect]:
+    def node_observed(self, node: Node, now_ms: int) -> list[Effect]:
         """A node is there, and this is how it is now."""
+        effects: list[Effect] = []
         before = self.nodes.get(node.key)
         if before is not None and before.uid != node.uid:
-            yield from self.node_gone(node.key)
+            effects += self.node_gone(node.key)
             before = None
         self.nodes[node.key] = node
         if before is None or before.ready == node.ready:
-            return
+            return effects
         for key in list(self._on.get(node.key, ())):
             pod = self.pods[key]
             if not node.ready and pod.ready:
                 self._unready.add(key)
-                yield self._observed(_as_unready(pod))
+                effects.append(self._observed(_as_unready(pod)))
             elif node.ready and key in self._unready:
                 self._unready.discard(key)
-                yield self._observed(_as_ready(pod, now_ms))
+                effects.append(self._observed(_as_ready(pod, now_ms)))
+        return effects
 
-    def node_gone(self, key: NodeKey) -> Iterator[Effect]:
+    def node_gone(self, key: NodeKey) -> list[Effect]:
         """A node has left; those of its pods that were on their way out have left with it."""
+        effects: list[Effect] = []
         self.nodes.pop(key, None)
         for pod_key in list(self._on.get(key, ())):
             pod = self.pods[pod_key]
             self._unready.discard(pod_key)
             if pod.deleting:
-                yield self._gone(pod, "node gone")
+                effects.append(self._gone(pod, "node gone"))
             elif pod.ready:
-                yield self._observed(_as_unready(pod))
+                effects.append(self._observed(_as_unready(pod)))
+        return effects
 
-    def pod_observed(self, pod: Pod, *, joins: bool) -> Iterator[Effect]:
+    def pod_observed(self, pod: Pod, *, joins: bool) -> Sequence[Effect]:
         """What is known of a pod of the stream has changed, by nobody's command.
 
         Args:
@@ -136,9 +139,7 @@ class RehearsedPods:
         """
         known = self.pods.get(pod.key)
         if known is None or known.uid != pod.uid:
-            if joins:
-                yield self._observed(pod)
-            return
+            return (self._observed(pod),) if joins else ()
         told = replace(
             known,
             phase=pod.phase,
@@ -146,15 +147,17 @@ class RehearsedPods:
             ready_since_ms=pod.ready_since_ms,
             labels=pod.labels,
         )
-        if told != known:
-            self._unready.discard(pod.key)
-            yield self._observed(told)
+        if told == known:
+            return ()
+        self._unready.discard(pod.key)
+        return (self._observed(told),)
 
-    def pod_gone(self, gone: PodGone) -> Iterator[Effect]:
+    def pod_gone(self, gone: PodGone) -> Sequence[Effect]:
         """A pod of the stream has gone, by nobody's command."""
         known = self.pods.get(gone.key)
-        if known is not None and known.uid == gone.uid:
-            yield self._gone(known, gone.why)
+        if known is None or known.uid != gone.uid:
+            return ()
+        return (self._gone(known, gone.why),)
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -169,43 +172,36 @@ class RehearsedPods:
     @property
     def next_due_ms(self) -> int | None:
         """When something will happen by itself; ``None``: never."""
-        return self._due[0].time_ms if self._due else None
+        return self._due[0][0] if self._due else None
 
-    def advance(self, now_ms: int) -> Iterator[Effect]:
+    def advance(self, now_ms: int) -> list[Effect]:
         """Let happen what is due by now."""
-        while self._due and self._due[0].time_ms <= now_ms:
-            what = heapq.heappop(self._due).what
-            if isinstance(what, _Change):
-                yield from self._change(what, now_ms)
-            else:
-                yield from self._carry_out(what, now_ms)
+        effects: list[Effect] = []
+        while self._due and self._due[0][0] <= now_ms:
+            _, _, what = heapq.heappop(self._due)
+            match what:
+                case _Change():
+                    effects += self._change(what, now_ms)
+                case CreatePod():
+                    effects += self._create(what, now_ms)
+                case DeletePod():
+                    effects += self._delete(what, now_ms)
+                case AdoptPod():
+                    effects += self._adopt(what)
+                case ReleasePod():
+                    effects += self._release(what)
+                case _:
+                    assert_never(what)
+        return effects
 
-    def _carry_out(self, command: Command, now_ms: int) -> Iterator[Effect]:
-        match command:
-            case CreatePod():
-                yield from self._create(command, now_ms)
-            case DeletePod():
-                yield from self._delete(command, now_ms)
-            case AdoptPod():
-                yield from self._adopt(command)
-            case ReleasePod():
-                yield from self._release(command)
-            case _:
-                assert_never(command)
-
-    def _create(self, command: CreatePod, now_ms: int) -> Iterator[Effect]:
-        node, known = self.nodes.get(command.node_key), self.pods.get(command.pod_key)
+    def _create(self, command: CreatePod, now_ms: int) -> Sequence[Effect]:
+        known = self.pods.get(command.pod_key)
         if known is not None:
-            if known.deleting:  # its name is free when it is gone
-                self._later(now_ms + max(self._durations.stop_ms(known), 1), command)
-            elif known.owner is not None and known.owner.uid == command.daemonset_uid:
-                yield outcome_of(command, "done", "it was there already", known.uid)
-            else:
-                yield outcome_of(command, "refused", f"pod {known.name} belongs to someone else")
-            return
+            return self._create_again(command, known, now_ms)
+        node = self.nodes.get(command.node_key)
         if node is None or node.uid != command.node_uid:
-            yield outcome_of(command, "refused", f"node {command.node} is not there any more")
-            return
+            text = f"node {command.node} is not there any more"
+            return (outcome_of(command, "refused", text),)
         pod = Pod(
             backend=command.backend,
             namespace=command.namespace,
@@ -223,42 +219,49 @@ class RehearsedPods:
         pod = replace(pod, uid=fate.uid or derived_uid(command.id, str(now_ms)))
         if fate.ready_ms == 0 and node.ready:  # so fast that nobody saw it before
             pod = _as_ready(pod, now_ms)
-        yield self._observed(pod)
-        yield outcome_of(command, "done", pod_uid=pod.uid)
         self._plan(pod, fate, now_ms, now_ms)
+        return (self._observed(pod), outcome_of(command, "done", pod_uid=pod.uid))
 
-    def _delete(self, command: DeletePod, now_ms: int) -> Iterator[Effect]:
+    def _create_again(self, command: CreatePod, known: Pod, now_ms: int) -> Sequence[Effect]:
+        """There is a pod of that name."""
+        if known.deleting:  # its name is free when it is gone
+            self._later(now_ms + max(self._durations.stop_ms(known), 1), command)
+            return ()
+        if known.owner is not None and known.owner.uid == command.daemonset_uid:
+            return (outcome_of(command, "done", "it was there already", known.uid),)
+        text = f"pod {known.name} belongs to someone else"
+        return (outcome_of(command, "refused", text),)
+
+    def _delete(self, command: DeletePod, now_ms: int) -> Sequence[Effect]:
         pod = self.pods.get(command.pod_key)
-        if pod is not None and pod.uid == command.pod_uid and not pod.deleting:
-            if pod.node_key in self.nodes and self._durations.stop_ms(pod):
-                self._unready.discard(pod.key)
-                yield self._observed(
-                    replace(_as_unready(pod), deleting=True, deleting_since_ms=now_ms)
-                )
-                self._plan_end(pod, now_ms, now_ms)
-            else:
-                yield self._gone(pod, command.reason)
-        yield outcome_of(command, "done")
+        done = outcome_of(command, "done")
+        if pod is None or pod.uid != command.pod_uid or pod.deleting:
+            return (done,)
+        if pod.node_key not in self.nodes or not self._durations.stop_ms(pod):
+            return (self._gone(pod, command.reason), done)
+        self._unready.discard(pod.key)
+        self._plan_end(pod, now_ms, now_ms)
+        leaving = replace(_as_unready(pod), deleting=True, deleting_since_ms=now_ms)
+        return (self._observed(leaving), done)
 
-    def _adopt(self, command: AdoptPod) -> Iterator[Effect]:
+    def _adopt(self, command: AdoptPod) -> Sequence[Effect]:
         pod = self.pods.get(command.pod_key)
         if pod is None or pod.uid != command.pod_uid or pod.deleting or pod.owner is not None:
-            yield outcome_of(command, "superseded", f"pod {command.pod} is not to be had")
-            return
+            text = f"pod {command.pod} is not to be had"
+            return (outcome_of(command, "superseded", text),)
         owner = Owner(name=command.daemonset, uid=command.daemonset_uid)
-        yield from self._change_hands(pod, owner)
-        yield outcome_of(command, "done", pod_uid=pod.uid)
+        done = outcome_of(command, "done", pod_uid=pod.uid)
+        return (*self._change_hands(pod, owner), done)
 
-    def _release(self, command: ReleasePod) -> Iterator[Effect]:
+    def _release(self, command: ReleasePod) -> Sequence[Effect]:
         pod = self.pods.get(command.pod_key)
-        is_its = pod is not None and pod.owner is not None
-        if pod is not None and is_its and pod.uid == command.pod_uid:
-            yield from self._change_hands(pod, None)
-        yield outcome_of(command, "done")
+        done = outcome_of(command, "done")
+        if pod is None or pod.owner is None or pod.uid != command.pod_uid:
+            return (done,)
+        return (*self._change_hands(pod, None), done)
 
-    def _change_hands(self, pod: Pod, owner: Owner | None) -> Iterator[Effect]:
-        yield self._observed(replace(pod, owner=owner))
-        yield pod_gone(pod, "it changed hands")
+    def _change_hands(self, pod: Pod, owner: Owner | None) -> Sequence[Effect]:
+        return (self._observed(replace(pod, owner=owner)), pod_gone(pod, "it changed hands"))
 
     # --- what becomes of pods -----------------------------------------------------------------------------------------
 
@@ -275,21 +278,21 @@ class RehearsedPods:
         gone_ms = max(leaving_ms + self._durations.stop_ms(pod), now_ms)
         self._later(gone_ms, _Change(pod.key, pod.uid, None))
 
-    def _change(self, change: _Change, now_ms: int) -> Iterator[Effect]:
+    def _change(self, change: _Change, now_ms: int) -> Sequence[Effect]:
         pod = self.pods.get(change.key)
         if pod is None or pod.uid != change.uid:
-            return
+            return ()
         if change.phase is None:
-            yield self._gone(pod, "it was deleted")
-        elif pod.deleting or pod.finished:
-            return
-        elif change.phase != "Running":
-            self._unready.discard(pod.key)
-            yield self._observed(replace(_as_unready(pod), phase=change.phase))
-        elif self._is_ready(pod.node_key):
-            yield self._observed(_as_ready(pod, now_ms))
-        else:
-            self._unready.add(pod.key)
+            return (self._gone(pod, "it was deleted"),)
+        if pod.deleting or pod.finished:
+            return ()
+        if change.phase != "Running":
+            self._unready.discard(change.key)
+            return (self._observed(replace(_as_unready(pod), phase=change.phase)),)
+        if self._is_ready(pod.node_key):
+            return (self._observed(_as_ready(pod, now_ms)),)
+        self._unready.add(change.key)
+        return ()
 
     def _is_ready(self, key: NodeKey) -> bool:
         node = self.nodes.get(key)
@@ -304,19 +307,25 @@ class RehearsedPods:
         return pod_gone(pod, why)
 
     def _put(self, pod: Pod) -> None:
-        self.pods[pod.key] = pod
-        self._on.setdefault(pod.node_key, {})[pod.key] = None
+        key, node_key = pod.key, pod.node_key
+        self.pods[key] = pod
+        here = self._on.get(node_key)
+        if here is None:
+            self._on[node_key] = {key: None}
+        else:
+            here[key] = None
 
     def _drop(self, pod: Pod) -> None:
-        del self.pods[pod.key]
-        self._unready.discard(pod.key)
-        here = self._on[pod.node_key]
-        here.pop(pod.key, None)
+        key, node_key = pod.key, pod.node_key
+        del self.pods[key]
+        self._unready.discard(key)
+        here = self._on[node_key]
+        here.pop(key, None)
         if not here:
-            del self._on[pod.node_key]
+            del self._on[node_key]
 
     def _later(self, time_ms: int, what: Command | _Change) -> None:
-        heapq.heappush(self._due, _Due(time_ms, next(self._tickets), what))
+        heapq.heappush(self._due, (time_ms, next(self._tickets), what))
 
 
 def _as_ready(pod: Pod, now_ms: int) -> Pod:

@@ -7,9 +7,8 @@ waits for nothing, and the same stream gives the same log.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from everynode.core.commands import Command
 from everynode.core.decision import Proposal
@@ -21,7 +20,7 @@ from everynode.core.state import Due, Record
 from everynode.core.values import Message, SetKey
 from everynode.errors import RefusedError
 from everynode.replay.durations import Durations
-from everynode.replay.pods import Effect, RehearsedPods
+from everynode.replay.pods import RehearsedPods
 
 WORKER = "rehearsal"
 PROPOSALS_MAX = 64
@@ -63,7 +62,7 @@ class Rehearsal:
         naming: RevisionOf | None = None,
     ) -> None:
         """Start before the first message."""
-        self.machine = WorkerMachine(WORKER, shards, Limits(), naming=naming)
+        self.machine = WorkerMachine(WORKER, shards, Limits(), naming=naming, tells=False)
         self._durations = durations or Durations()
         self.pods = RehearsedPods(self._durations)
         self.sequence = 0
@@ -78,15 +77,21 @@ class Rehearsal:
 
     def load(self, record: Record) -> None:
         """Take in a message that STATE kept."""
-        with contextlib.suppress(RefusedError):  # nobody could use it then either
+        try:
             self.machine.load(record)
+        except RefusedError:
+            pass  # nobody could use it then either
+        else:
             self.pods.mirror(record.message)
         self.sequence = max(self.sequence, record.sequence)
 
     def follow(self, record: Record) -> None:
         """Take in a message of the log, as it was decided then."""
-        with contextlib.suppress(RefusedError):
+        try:
             self.machine.fold(record)
+        except RefusedError:
+            pass
+        else:
             self.pods.mirror(record.message)
         self._moved(record.sequence, record.time_ms)
 
@@ -117,7 +122,8 @@ class Rehearsal:
             What stands on the log from then on, in its order; it must be read to its end, here and below.
         """
         yield from self.pass_time(time_ms)
-        yield from self._write(max(time_ms, self.now_ms), self._effects_of(message))
+        effects = self._effects_of(message)
+        yield from self._write(max(time_ms, self.now_ms), effects)
         self._look_ms = self.now_ms + READ_MS
 
     def pass_time(self, until_ms: int) -> Iterator[Record]:
@@ -134,37 +140,34 @@ class Rehearsal:
         """Nothing is due: whatever time passes, nothing will happen by itself."""
         return self._due_ms() is None
 
-    def _effects_of(self, message: Message) -> Iterator[Message]:
+    def _effects_of(self, message: Message) -> Sequence[Message]:
         match message:
-            case NodeObserved(node=node):
-                effects: Iterator[Effect] = self.pods.node_observed(node, self.now_ms)
-            case NodeGone():
-                effects = self.pods.node_gone(message.key)
             case PodObserved(pod=pod):
-                yield from self.pods.pod_observed(pod, joins=not self._decides_for(pod.set_key))
-                return
+                return self.pods.pod_observed(pod, joins=not self._decides_for(pod.set_key))
             case PodGone():
-                yield from self.pods.pod_gone(message)
-                return
+                return self.pods.pod_gone(message)
+            case NodeObserved(node=node):
+                return (message, *self.pods.node_observed(node, self.now_ms))
+            case NodeGone():
+                return (message, *self.pods.node_gone(message.key))
             case _:
-                effects = iter(())
-        yield message
-        yield from effects
+                return (message,)
 
     def _decides_for(self, key: SetKey | None) -> bool:
         """Say whether a set is wanted here: all its pods are known then."""
         state = None if key is None else self.machine.fleet.sets.get(key)
         return state is not None and state.daemonset is not None
 
-    def _at(self, now_ms: int) -> Iterator[Record]:
-        """Let happen what is due at one moment."""
+    def _at(self, now_ms: int) -> list[Record]:
+        """Let happen what is due at one moment; returns what is written to the log."""
+        written: list[Record] = []
         while self._decided and self._decided[0][0] <= now_ms:
-            yield from self._store(self._decided.popleft()[1], now_ms)
-        yield from self._write(now_ms, self.pods.advance(now_ms))
+            written += self._store(self._decided.popleft()[1], now_ms)
+        written += self._write(now_ms, self.pods.advance(now_ms))
         due = self.machine.due()
         if due is not None and _tick_ms(due) <= now_ms:
             tick = Tick(shard=self.machine.shard(due.set_key), due_ms=due.time_ms)
-            yield from self._write(now_ms, iter([tick]))
+            written += self._write(now_ms, (tick,))
         if self._look_ms is not None and self._look_ms <= now_ms:
             self._look_ms = None
         self._decide()
@@ -172,8 +175,8 @@ class Rehearsal:
             self._report_ms = None
             statuses = self.machine.reports()
             self.machine.notices()  # nobody is told
-            reports = (StatusReported(status=status) for status in statuses)
-            yield from self._write(now_ms, reports)
+            written += self._write(now_ms, [StatusReported(status=status) for status in statuses])
+        return written
 
     def _due_ms(self) -> int | None:
         due, pods_ms = self.machine.due(), self.pods.next_due_ms
@@ -195,21 +198,26 @@ class Rehearsal:
         while proposals := self.machine.proposals(PROPOSALS_MAX):
             self._decided.extend((stored_ms, proposal) for proposal in proposals)
 
-    def _store(self, proposal: Proposal, now_ms: int) -> Iterator[Record]:
+    def _store(self, proposal: Proposal, now_ms: int) -> list[Record]:
         messages = (proposal.decision, *proposal.others)
         self.machine.accepted(proposal.key, self.sequence + len(messages))
-        yield from self._write(now_ms, iter(messages))
+        written = self._write(now_ms, messages)
         self.pods.send(proposal.commands, now_ms)
+        return written
 
     # --- the log ------------------------------------------------------------------------------------------------------
 
-    def _write(self, time_ms: int, messages: Iterator[Message]) -> Iterator[Record]:
-        for message in messages:
-            record = Record(self.sequence + 1, time_ms, message)
-            self._moved(record.sequence, time_ms)
-            with contextlib.suppress(RefusedError):
+    def _write(self, time_ms: int, messages: Iterable[Message]) -> list[Record]:
+        first = self.sequence + 1
+        written = [Record(place, time_ms, each) for place, each in enumerate(messages, first)]
+        for record in written:
+            try:  # noqa: SIM105 - for each message, and suppress() takes as long as the half of fold()
                 self.machine.fold(record)
-            yield record
+            except RefusedError:
+                pass
+        if written:
+            self._moved(written[-1].sequence, time_ms)
+        return written
 
     def _moved(self, sequence: int, time_ms: int) -> None:
         self.sequence = max(self.sequence, sequence)

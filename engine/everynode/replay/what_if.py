@@ -1,20 +1,30 @@
 """The recorded past with another spec: what would have been, had people asked for something else at one point.
 
-The stream is read twice. The first time (``Survey``) says how it was, where the change stands in whose place the other
-spec comes, and how long things took. The second time (``Rehearsed``) follows what was recorded up to there; from there
-on the same things happen by themselves, and all that is decided is decided anew. Used by the command line; no I/O.
+The past is gone through twice. The first time (``Survey``) says how it was, where the change stands in whose place the
+other spec comes, and how long things took. The second time (``Rehearsed``) follows what was recorded up to there; from
+there on the same things happen by themselves, and all that is decided is decided anew. What was read is held for the
+second time, unless it is too much: then the stream is read again. Used by the command line; no I/O.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from everynode import wire
-from everynode.core.commands import COMMANDS, Decision, Outcome
+from everynode.core.commands import (
+    AdoptPod,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+)
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
@@ -42,6 +52,9 @@ from everynode.runtime.applying import KnownSet, what_apply_writes
 from everynode.runtime.byhand import PAUSED_AT, keep_what_was_done_by_hand
 
 DIFFERENT_SHOWN_MAX = 3
+
+HELD_MESSAGES_MAX = 250_000
+"""So many messages are held for the second time, about a kilobyte each; if there are more, the stream is read again."""
 
 _SKIPPED = frozenset({"notice", "tick"})
 """Kinds of messages that say nothing here."""
@@ -75,8 +88,28 @@ class Wanted(NamedTuple):
     daemonset: DaemonSet | None
 
 
+class Place(NamedTuple):
+    """A place in a stream, and when that was, in ms since 1970."""
+
+    sequence: int
+    time_ms: int
+
+
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """A message that was read.
+
+    Attributes:
+        is_kept: It says what was so where the stream begins.
+        is_outside: It tells of something that happened by itself since what was asked for begins.
+    """
+
+    record: Record
+    is_kept: bool
+    is_outside: bool
+
+
 class _Relevant:
-    """Picks the messages of a stream that concern some sets; the others need no decoding."""
+    """Picks the messages of a stream that concern some sets; most of the others need no decoding."""
 
     def __init__(self, subjects: wire.Subjects, keys: Iterable[SetKey]) -> None:
         """Remember which."""
@@ -92,16 +125,19 @@ class _Relevant:
         ):
             return None
         record = record_of(self._subjects, entry.received)
-        return None if record is None or not self._concerns(record.message) else record
+        return None if record is None or not self.concerns(record.message) else record
 
-    def _concerns(self, message: object) -> bool:
-        match message:
+    def concerns(self, message: object) -> bool:
+        """Say whether a message concerns one of the sets."""
+        match message:  # the most frequent kinds first: each case costs a look
+            case PodObserved(pod=pod):
+                return pod.owner is None or pod.set_key in self._keys
+            case Outcome() | CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
+                return message.set_key in self._keys
             case NodeObserved() | NodeGone():
                 return True
-            case PodObserved(pod=pod):
-                return pod.set_key is None or pod.set_key in self._keys
             case PodGone():
-                return message.set_key is None or message.set_key in self._keys
+                return message.owner is None or message.set_key in self._keys
             case DaemonSetObserved(daemonset=daemonset):
                 return daemonset.key in self._keys
             case DaemonSetGone():
@@ -110,10 +146,10 @@ class _Relevant:
                 return status.set_key in self._keys
             case RevisionRecorded(revision=revision):
                 return revision.set_key in self._keys
-            case RevisionGone() | StatusGone() | Decision() | Outcome():
+            case RevisionGone() | StatusGone() | Decision():
                 return message.set_key in self._keys
             case _:
-                return isinstance(message, COMMANDS) and message.set_key in self._keys
+                return False
 
 
 class Survey:
@@ -126,17 +162,21 @@ class Survey:
         changes: For each set, the last change that was recorded of it, or where the stream begins.
         courses: How it went since then.
         durations: How long things took.
-        outside: Places of the messages that tell of what happened by itself.
+        stream: What was read.
         ends_ms: When the last message was taken in, in ms since 1970; 0 if there was none.
     """
 
+    stream: Stream
+
     def __init__(self, keys: Iterable[SetKey]) -> None:
         """Nothing was read yet."""
-        self.outside = array("q")
         self.changes: dict[SetKey, Change] = {}
         self.courses = Courses(keys)
         self.durations = Durations()
         self.ends_ms = 0
+        self._begins = Place(0, 0)  # where what is looked at begins
+        self._outside = array("q")  # places of what happened by itself
+        self._held: list[Read | Entry] | None = []
 
     def read(self, stream: Stream) -> None:
         """Read a stream to its end.
@@ -144,30 +184,72 @@ class Survey:
         Raises:
             RecordingError: It cannot be read on; all before that was taken in.
         """
+        self.stream = stream
         relevant = _Relevant(stream.subjects, self.courses.keys)
         outside = Outside(is_decided=stream.is_decided)
-        outcomes = (
-            f"{stream.subjects.prefix}.outcome."  # they say nothing that their effects do not
-        )
+        outcomes = f"{stream.subjects.prefix}.outcome."
         for entry in stream.entries:
             received = entry.received
             if not entry.is_kept:
                 self.ends_ms = max(self.ends_ms, received.time_ms)
                 if not self.changes and received.sequence >= stream.from_sequence:
-                    self._begin(received.sequence, received.time_ms)
+                    self._begin(Place(received.sequence, received.time_ms))
             if received.subject.startswith(outcomes):
+                self._hold(entry)  # it says nothing here that its effect does not
                 continue
             record = relevant.record(entry)
             if record is None:
                 continue
-            if outside.is_outside(record.message) and self.changes and not entry.is_kept:
-                self.outside.append(record.sequence)
+            is_outside = outside.is_outside(record.message)
+            is_outside = is_outside and bool(self.changes) and not entry.is_kept
+            if is_outside:
+                self._outside.append(record.sequence)
+            self._hold(Read(record, entry.is_kept, is_outside))
             self._take_in(record)
 
-    def _begin(self, sequence: int, time_ms: int) -> None:
+    def _hold(self, item: Read | Entry) -> None:
+        if self._held is not None:
+            self._held.append(item)
+            if len(self._held) > HELD_MESSAGES_MAX:
+                self._held = None
+
+    def begins(self, wanted: Mapping[SetKey, Wanted]) -> Place:
+        """Say from where on all is decided anew, if these sets are wanted instead."""
+        if not self.stream.is_decided:
+            return self._begins
+        return min(Place(each.change.sequence, each.change.time_ms) for each in wanted.values())
+
+    def read_again(
+        self, wanted: Mapping[SetKey, Wanted], entries: Iterable[Entry]
+    ) -> Iterator[Read]:
+        """Go through what concerns some of the sets again; from where all is decided anew, what happened by itself.
+
+        Args:
+            wanted: These sets.
+            entries: The stream, read anew; it is left alone if its messages are held.
+        """
+        relevant = _Relevant(self.stream.subjects, wanted)
+        begins, outside = self.begins(wanted).sequence, frozenset(self._outside)
+        is_all = wanted.keys() == self.courses.keys
+        for each in entries if self._held is None else self._held:
+            is_kept = each.is_kept
+            if isinstance(each, Read):
+                matters = each.is_outside or is_kept or each.record.sequence < begins
+                if matters and (is_all or relevant.concerns(each.record.message)):
+                    yield each
+                continue
+            sequence = each.received.sequence
+            is_outside = not is_kept and sequence in outside
+            if is_outside or is_kept or sequence < begins:
+                record = relevant.record(each)
+                if record is not None:
+                    yield Read(record, is_kept, is_outside)
+
+    def _begin(self, place: Place) -> None:
         """This is where what is looked at begins."""
+        self._begins = place
         for key in self.courses.keys:
-            change = Change(sequence, time_ms, self.courses.known(key), None)
+            change = Change(*place, self.courses.known(key), None)
             self._changed(key, change)
             self.courses.of[key].goes_on()
 
@@ -236,7 +318,6 @@ class Rehearsed:
     """How it would have been.
 
     Args:
-        stream: The same stream, to be read anew.
         survey: How it was.
         wanted: The sets that it is about, as they are wanted instead.
         replaces: They are others; if not, everything is asked for as it was.
@@ -247,37 +328,39 @@ class Rehearsed:
         ends_ms: Until when, in ms since 1970.
     """
 
-    def __init__(
-        self, stream: Stream, survey: Survey, wanted: Mapping[SetKey, Wanted], *, replaces: bool
-    ) -> None:
+    def __init__(self, survey: Survey, wanted: Mapping[SetKey, Wanted], *, replaces: bool) -> None:
         """Start before the first message."""
         self.courses = Courses(wanted)
         self.ends_ms = survey.ends_ms
-        self._wanted = wanted if replaces else {}
-        self._changes = {key: each.change for key, each in wanted.items()}
+        stream = survey.stream
         self.rehearsal = Rehearsal(
             stream.subjects.shards, survey.durations, naming=renaming(stream.renamed)
         )
+        self._wanted = wanted if replaces else {}
+        self._changes = {key: each.change for key, each in wanted.items()}
+        self._begins = survey.begins(wanted)
+        self._has_begun = False
+        places = {Place(each.sequence, each.time_ms) for each in self._changes.values()}
+        self._ahead = deque(sorted(places))  # where sets change
 
-    def follow(self, record: Record, *, is_kept: bool) -> None:
-        """Take in a message from before the change."""
-        if is_kept:
+    def take_in(self, read: Read) -> None:
+        """Go on to a message, and take it in: what was so before all is decided anew, then what happens by itself."""
+        record = read.record
+        if not read.is_kept:
+            self._reach(record.sequence)
+        if self._has_begun:
+            if read.is_outside and not self._is_replaced(record):
+                self._fold(self.rehearsal.happen(record.time_ms, record.message))
+            return
+        if read.is_kept:
             self.rehearsal.load(record)
         else:
             self.rehearsal.follow(record)
         self.courses.fold(record)
 
-    def begin(self, now_ms: int) -> None:
-        """Decide anew from here on."""
-        self.rehearsal.begin(now_ms)
-
-    def happen(self, record: Record) -> None:
-        """Let happen what happened by itself, unless it is what people are to have asked for otherwise."""
-        if not self._is_replaced(record):
-            self._fold(self.rehearsal.happen(record.time_ms, record.message))
-
     def finish(self) -> None:
         """Let time pass to the end of the stream, and on until nothing is due any more, at most for an hour."""
+        self._reach(max([self._begins, *self._ahead]).sequence)
         for record in self.rehearsal.pass_time(self.ends_ms + SETTLE_MS_MAX):
             self.courses.fold(record)
             if not isinstance(record.message, Tick):
@@ -287,17 +370,25 @@ class Rehearsed:
         for record in records:
             self.courses.fold(record)
 
-    def change(self, sequence: int, time_ms: int) -> None:
+    def _reach(self, sequence: int) -> None:
+        """Do what is to be done up to a place: begin to decide anew, and change sets."""
+        if not self._has_begun and sequence >= self._begins.sequence:
+            self._has_begun = True
+            self.rehearsal.begin(self._begins.time_ms)
+        while self._ahead and self._ahead[0].sequence <= sequence:
+            self._change(self._ahead.popleft())
+
+    def _change(self, place: Place) -> None:
         """Begin the courses of those sets whose change stands here, and let them change."""
         for key, change in self._changes.items():
-            if change.sequence != sequence:
+            if change.sequence != place.sequence:
                 continue
-            self._fold(self.rehearsal.pass_time(time_ms))
-            course = self.courses.begin(key, time_ms)
+            self._fold(self.rehearsal.pass_time(place.time_ms))
+            course = self.courses.begin(key, place.time_ms)
             wanted = self._wanted.get(key)
             if wanted is not None and wanted.daemonset is not None:
                 message = DaemonSetObserved(daemonset=wanted.daemonset)
-                self._fold(self.rehearsal.happen(time_ms, message))
+                self._fold(self.rehearsal.happen(place.time_ms, message))
             elif wanted is not None or change.recorded is None:
                 course.goes_on()
 
@@ -310,50 +401,29 @@ class Rehearsed:
 
 
 def rehearse(
-    stream: Stream, survey: Survey, wanted: Mapping[SetKey, Wanted]
+    survey: Survey, wanted: Mapping[SetKey, Wanted], again: Iterable[Entry]
 ) -> tuple[Courses, Rehearsed]:
-    """Read a stream the second time.
+    """Go through the past the second time.
 
     Args:
-        stream: The stream, read anew.
         survey: What the first time said.
         wanted: The sets that are to be others; at least one.
+        again: The messages of the stream, read anew; they are left alone if those of the first time are held.
 
     Returns:
         How it was, and how it would have been. How it was is what was recorded; of a stream without decisions it is
         what would have been decided, had nothing been changed.
     """
-    relevant = _Relevant(stream.subjects, wanted)
-    runs = [Rehearsed(stream, survey, wanted, replaces=True)]
-    if not stream.is_decided:
-        runs.append(Rehearsed(stream, survey, wanted, replaces=False))
-    places = {each.change.sequence for each in wanted.values()}
-    begins = min(places) if stream.is_decided else stream.from_sequence
-    outside = iter(survey.outside)
-    following, has_begun = next(outside, 0), False
-    for entry in stream.entries:
-        sequence, time_ms, _, _ = entry.received
-        if not has_begun:
-            has_begun = not entry.is_kept and sequence >= begins
-            for run in runs if has_begun else ():
-                run.begin(time_ms)
-        if sequence in places and not entry.is_kept:
-            for run in runs:
-                run.change(sequence, time_ms)
-        is_outside = sequence == following and not entry.is_kept
-        if is_outside:
-            following = next(outside, 0)
-        record = relevant.record(entry) if is_outside or not has_begun else None
-        if record is None:
-            continue
+    is_decided = survey.stream.is_decided
+    runs = [Rehearsed(survey, wanted, replaces=True)]
+    if not is_decided:
+        runs.append(Rehearsed(survey, wanted, replaces=False))
+    for read in survey.read_again(wanted, again):
         for run in runs:
-            if has_begun:
-                run.happen(record)
-            else:
-                run.follow(record, is_kept=entry.is_kept)
+            run.take_in(read)
     for run in runs:
         run.finish()
-    return (survey.courses if stream.is_decided else runs[1].courses), runs[0]
+    return (survey.courses if is_decided else runs[1].courses), runs[0]
 
 
 class Differences(NamedTuple):

@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from everynode.core.claims import OUTDATED
-from everynode.core.commands import COMMANDS, Decision, DeletePod, Outcome
+from everynode.core.commands import (
+    AdoptPod,
+    Command,
+    CreatePod,
+    Decision,
+    DeletePod,
+    Outcome,
+    ReleasePod,
+)
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
@@ -23,7 +31,7 @@ from everynode.core.events import (
     StatusReported,
 )
 from everynode.core.state import Record
-from everynode.core.values import NodeKey, PodKey, SetKey, Status
+from everynode.core.values import NodeKey, Pod, PodKey, SetKey, Status
 from everynode.replay.timeline import Timeline
 from everynode.runtime.applying import KnownSet
 
@@ -92,35 +100,23 @@ class Course:
         if self.status is not None:
             self._judge(self.status, self.changed_ms)
 
-    def fold(self, record: Record, *, moved: bool) -> None:
-        """Take in the next message; one that is about something else changes nothing.
-
-        Args:
-            record: The message.
-            moved: It tells of a pod that has come or gone.
-        """
+    def fold(self, record: Record) -> None:
+        """Take in the next message, of all but pods and commands; one that is about something else changes nothing."""
         message = record.message
-        match message:
-            case Decision() if message.set_key == self.key:
-                self.decisions += 1
-                if self.decisions <= DECISIONS_COMPARED_MAX:
-                    self._made.append((record, []))
-            case PodObserved(pod=pod):
-                self.pods_made += moved and pod.set_key == self.key
-                return
-            case PodGone():
-                self.pods_removed += moved and message.set_key == self.key
-                return
-            case _ if isinstance(message, COMMANDS):
-                if message.set_key == self.key:
-                    self._commanded(Action(message.verb, message.node_key))
-                    is_rollout = isinstance(message, DeletePod) and message.reason == OUTDATED
-                    self.pods_replaced += is_rollout
-                return
-            case _:
-                pass
+        if isinstance(message, Decision) and message.set_key == self.key:
+            self.decisions += 1
+            if self.decisions <= DECISIONS_COMPARED_MAX:
+                self._made.append((record, []))
         self.timeline.fold(record)
         self._look_at(record)
+
+    def commanded(self, command: Command) -> None:
+        """Take in the next command about the set."""
+        action = Action(command.verb, command.node_key)
+        self.actions[action] += 1
+        if self._made and self.decisions <= DECISIONS_COMPARED_MAX:
+            self._made[-1][1].append(action)
+        self.pods_replaced += isinstance(command, DeletePod) and command.reason == OUTDATED
 
     def _look_at(self, record: Record) -> None:
         match record.message:
@@ -131,11 +127,6 @@ class Course:
                 self._judge(status, record.time_ms)
             case _:
                 pass
-
-    def _commanded(self, action: Action) -> None:
-        self.actions[action] += 1
-        if self._made and self.decisions <= DECISIONS_COMPARED_MAX:
-            self._made[-1][1].append(action)
 
     def _judge(self, status: Status, time_ms: int) -> None:
         desired = status.desired_number_scheduled
@@ -169,11 +160,42 @@ class Courses:
 
     def fold(self, record: Record) -> None:
         """Take in the next message."""
-        if isinstance(record.message, Outcome):
-            return  # it says nothing that its effect does not
-        moved = self._take_in(record)
-        for course in self.of.values():
-            course.fold(record, moved=moved)
+        message = record.message
+        match message:  # the most frequent kinds first, most of which are no course's business but that of their set
+            case Outcome():
+                pass  # it says nothing that its effect does not
+            case PodObserved(pod=pod):
+                self._pod_observed(pod)
+            case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
+                course = self.of.get(message.set_key)
+                if course is not None:
+                    course.commanded(message)
+            case PodGone():
+                self._pod_gone(message)
+            case _:
+                self._take_in(record)
+                for course in self.of.values():
+                    course.fold(record)
+
+    def _pod_observed(self, pod: Pod) -> None:
+        key = pod.key
+        if self._pods.get(key) == pod.uid:
+            return
+        self._pods[key] = pod.uid
+        course = None if pod.owner is None else self.of.get(SetKey(pod.namespace, pod.owner.name))
+        if course is not None:
+            course.pods_made += 1
+
+    def _pod_gone(self, gone: PodGone) -> None:
+        key = gone.key
+        if self._pods.get(key) != gone.uid:
+            return
+        del self._pods[key]
+        course = (
+            None if gone.owner is None else self.of.get(SetKey(gone.namespace, gone.owner.name))
+        )
+        if course is not None:
+            course.pods_removed += 1
 
     def known(self, key: SetKey) -> KnownSet:
         """Say what the log knows of a set here."""
@@ -186,8 +208,8 @@ class Courses:
             case _:
                 return KnownSet(None, None, 0)
 
-    def _take_in(self, record: Record) -> bool:
-        """Remember what is so; returns whether a pod has come or gone."""
+    def _take_in(self, record: Record) -> None:
+        """Remember what is so with nodes and sets."""
         message = record.message
         match message:
             case NodeObserved(node=node):
@@ -202,12 +224,5 @@ class Courses:
                 self._statuses[status.set_key] = record
             case StatusGone():
                 self._statuses.pop(message.set_key, None)
-            case PodObserved(pod=pod) if self._pods.get(pod.key) != pod.uid:
-                self._pods[pod.key] = pod.uid
-                return True
-            case PodGone() if self._pods.get(message.key) == message.uid:
-                del self._pods[message.key]
-                return True
             case _:
                 pass
-        return False

@@ -12,7 +12,6 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import nkeys  # type: ignore[import-untyped] # it has no types, and no stubs exist
 import structlog
 
 from everynode.errors import ConfigurationError
@@ -80,6 +79,8 @@ def _check_credentials(path: Path) -> None:
 
 
 def _check_seed(seed: bytes, path: Path, name: str = "nkey_seed") -> None:
+    import nkeys  # type: ignore[import-untyped] # noqa: PLC0415 - it has no types; takes long, and most have no seed
+
     try:
         pair = nkeys.from_seed(bytearray(seed))
         is_user = pair.public_key.startswith(b"U")

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 import structlog
 from nats import errors
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from everynode.errors import StaleError, UnavailableError
 from everynode.ports import Received
+from everynode.runtime.intake import Intake, Message
 from everynode.runtime.link import ApiRefusal, Link, delay_ms
 
 CHUNK_MESSAGES_MAX = 1_000
@@ -65,7 +64,7 @@ def milliseconds(timestamp: str) -> int:
     return max((moment - _EPOCH) // timedelta(milliseconds=1), 0)
 
 
-def _repeats(message: Msg, inbox: deque[Msg], deliver_to: str) -> bool:
+def _repeats(message: Message, inbox: deque[Message], deliver_to: str) -> bool:
     """Say whether a heartbeat follows another one that nobody has looked at: a reader that waits would collect them."""
     if not inbox or message.subject != deliver_to or message.reply:
         return False
@@ -74,7 +73,7 @@ def _repeats(message: Msg, inbox: deque[Msg], deliver_to: str) -> bool:
     return is_heartbeat and before.subject == deliver_to and not before.reply
 
 
-Convert = Callable[[Msg, Delivered], Received]
+Convert = Callable[[Message, Delivered], Received]
 
 
 class Follower:
@@ -113,9 +112,9 @@ class Follower:
         self._last_read: Delivered | None = None
         self._reached = 0  # what the server had passed on, when that was last asked
         self._created: str | None = None
-        self._inbox: deque[Msg] = deque()
+        self._inbox: deque[Message] = deque()
         self._arrived = asyncio.Event()
-        self._subscription: Subscription | None = None
+        self._intake: Intake | None = None
         self._deliver_to = ""
         self._consumer = ""
         self._consumer_sequence = 0
@@ -190,7 +189,7 @@ class Follower:
 
         deliver_to = self._link.new_inbox()
 
-        async def receive(message: Msg) -> None:
+        def take(message: Message) -> None:
             if _repeats(message, inbox, deliver_to):
                 inbox[-1] = message
             elif len(inbox) < BUFFER_MESSAGES_MAX:
@@ -199,9 +198,9 @@ class Follower:
                 self._arrived.set()
 
         self._deliver_to = deliver_to
-        self._subscription = await self._link.subscribe(
+        self._intake = await self._link.take_in(
             deliver_to,
-            receive,
+            take,
             messages_max=BUFFER_MESSAGES_MAX,
             bytes_max=BUFFER_BYTES_MAX,
         )
@@ -304,10 +303,10 @@ class Follower:
     async def end(self) -> None:
         """Stop listening; the server drops the consumer soon after. Whoever calls ``begin`` calls this, too."""
         self._sound = False
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
+        intake, self._intake = self._intake, None
+        if intake is not None:
             with contextlib.suppress(errors.Error):
-                await subscription.unsubscribe()
+                await intake.end()
 
     async def _next_chunk(self) -> list[Received] | None:
         """Take what is there, or wait for it; ``None`` if there is neither message nor sign of life."""
@@ -342,7 +341,7 @@ class Follower:
             chunk.append(self._convert(message, about))
         return chunk if chunk or (alive and self._sound) else None
 
-    async def _control(self, message: Msg, headers: dict[str, str]) -> bool:
+    async def _control(self, message: Message, headers: dict[str, str]) -> bool:
         """Answer what the consumer says about itself; whether it says that there is nothing more to come."""
         if headers.get("Status") != "100":
             self._doubt(headers.get("Description", "an unknown message"))

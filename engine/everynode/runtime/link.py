@@ -28,6 +28,7 @@ from everynode.errors import ConfigurationError, OutcomeUnknownError, Unavailabl
 from everynode.runtime.counts import LinkCounts
 from everynode.runtime.credentials import client_options
 from everynode.runtime.exchange import Exchange
+from everynode.runtime.intake import Intake, IntakeClient, Take
 from everynode.runtime.serving import Serving, cancellations
 from everynode.runtime.settings import Connection
 
@@ -100,7 +101,7 @@ class Link:
         self.epoch = 0
         """Raised with each new connection: consumers and subscriptions made before are gone."""
         self.counts = LinkCounts()
-        self._client = Client()
+        self._client = IntakeClient()
         self._exchange = Exchange(self._client)
         self._closing = False
         self._lost = asyncio.Event()
@@ -177,6 +178,16 @@ class Link:
         return await client.subscribe(
             subject, cb=receive, pending_msgs_limit=messages_max, pending_bytes_limit=bytes_max
         )
+
+    async def take_in(
+        self, subject: str, take: Take, *, messages_max: int, bytes_max: int
+    ) -> Intake:
+        """Be handed messages until the connection is closed or the intake ended, as quickly as they come.
+
+        Raises:
+            UnavailableError: There is no connection.
+        """
+        return await self._ready().take_in(subject, take, messages_max, bytes_max)
 
     async def serve(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
         """Hear messages until ``stop_serving``, over this connection and those that replace it.
@@ -260,7 +271,7 @@ class Link:
         """Name the subject on which JetStream's API is asked for something."""
         return f"{self.connection.api_prefix}.{operation}"
 
-    def _ready(self) -> Client:
+    def _ready(self) -> IntakeClient:
         if not self._client.is_connected:
             message = f"no connection to NATS at {self.connection.shown}"
             raise UnavailableError(message)
@@ -298,7 +309,7 @@ class Link:
                 await self._take_over(client, exchange)
                 return
 
-    async def _take_over(self, client: Client, exchange: Exchange) -> None:
+    async def _take_over(self, client: IntakeClient, exchange: Exchange) -> None:
         if self._closing:
             await _close(client)
             return
@@ -315,8 +326,8 @@ class Link:
             await _close(client)
             raise
 
-    async def _connect(self) -> tuple[Client, Exchange]:
-        client = Client()
+    async def _connect(self) -> tuple[IntakeClient, Exchange]:
+        client = IntakeClient()
         options = self._options()
         try:
             await client.connect(**options)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from everynode import wire
@@ -87,6 +88,10 @@ class FleetView:
         self._enter(message)
         return True
 
+    def knows(self, subject: str) -> bool:
+        """Say whether a message on this subject was taken in."""
+        return subject in self._sequences
+
     def _enter(self, message: wire.AnyMessage) -> None:
         match message:
             case NodeObserved(node=node):
@@ -116,7 +121,9 @@ class FleetView:
                 pass  # decisions, commands and the like are no state
 
 
-async def read_view(bus: FleetBus, kinds: Sequence[str], key: SetKey | None = None) -> FleetView:
+async def read_view(
+    bus: FleetBus, kinds: Sequence[str], key: SetKey | None = None, node: str = ""
+) -> FleetView:
     """Read what there is now, one's own writes included: STATE, and what it has not yet taken over from LOG.
 
     A subject whose last message cannot be read is shown as its last good message in LOG has it, so that garbage never
@@ -126,27 +133,33 @@ async def read_view(bus: FleetBus, kinds: Sequence[str], key: SetKey | None = No
         bus: The fleet's log.
         kinds: Of ``node``, ``pod``, ``daemonset``, ``revision``, ``status``.
         key: Only this set's, as far as its subjects say so: pods of other sets of its shard are there, too.
+        node: Only nodes of this name, and pods whose messages name it; empty for all.
 
     Raises:
         UnavailableError: The server did not answer.
     """
     view = FleetView(bus.subjects)
-    for subject in _subjects(bus, kinds, key):  # one by one: the server is slow to look for several
-        last = await _fold_all(bus, view, bus.read_state([subject]))
-        await _fold_all(bus, view, bus.read_log([subject], last + 1))
+    text = msgspec.json.encode(node) if node else b""
+    for subject in _subjects(
+        bus, kinds, key, node
+    ):  # one by one: the server is slow to look for several
+        wanted = text if subject.startswith(f"{bus.subjects.prefix}.pod.") else b""
+        last = await _fold_all(bus, view, bus.read_state([subject]), wanted)
+        await _fold_all(bus, view, bus.read_log([subject], last + 1), wanted)
     view.malformed.sort(key=lambda entry: entry.sequence)
     return view
 
 
 async def _fold_all(
-    bus: FleetBus, view: FleetView, messages: AsyncGenerator[list[Received]]
+    bus: FleetBus, view: FleetView, messages: AsyncGenerator[list[Received]], wanted: bytes
 ) -> int:
-    """Fold what comes; returns the last place in the log that a message had."""
+    """Fold what has these bytes in it, or follows what had; returns the last place in the log that a message had."""
     last = 0
     async with aclosing(messages) as chunks:
         async for chunk in chunks:
             for received in chunk:
-                if not view.fold(received):
+                is_wanted = wanted in received.payload or view.knows(received.subject)
+                if is_wanted and not view.fold(received):
                     good = await last_good(bus, received)
                     if good is not None:
                         view.fold(good)
@@ -233,15 +246,16 @@ def _readable(bus: FleetBus, received: Received) -> bool:
     return True
 
 
-def _subjects(bus: FleetBus, kinds: Sequence[str], key: SetKey | None) -> list[str]:
+def _subjects(bus: FleetBus, kinds: Sequence[str], key: SetKey | None, node: str = "") -> list[str]:
     subjects = bus.subjects
-    if key is None:
-        return [subjects.of_kind(kind) for kind in kinds]
-    shard = shard_of(key, subjects.shards)
-    narrow = {
-        "daemonset": subjects.of_set("daemonset", key),
-        "status": subjects.of_set("status", key),
-        "revision": f"{subjects.of_set('revision', key)}.*",
-        "pod": f"{subjects.prefix}.pod.{shard}.>",
-    }
+    narrow: dict[str, str] = {}
+    if node:
+        narrow["node"] = f"{subjects.prefix}.node.*.{wire.token(node)}"
+    if key is not None:
+        narrow |= {
+            "daemonset": subjects.of_set("daemonset", key),
+            "status": subjects.of_set("status", key),
+            "revision": f"{subjects.of_set('revision', key)}.*",
+            "pod": f"{subjects.prefix}.pod.{shard_of(key, subjects.shards)}.>",
+        }
     return [narrow.get(kind) or subjects.of_kind(kind) for kind in kinds]

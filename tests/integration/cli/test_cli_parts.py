@@ -155,19 +155,37 @@ def test_version(everynode: Everynode) -> None:
     assert everynode("--version").out == everynode("version").out.splitlines(keepends=True)[0]
 
 
-@pytest.mark.parametrize("module", ["nats", "yaml", "structlog", "hypothesis", "pyroaring"])
-def test_version_imports_little(module: str) -> None:
-    """A command imports only what it needs: asking for the version loads no client and no parser."""
+def loaded_by(*command: str) -> list[str]:
+    """Run a command in a process of its own; returns the modules that it has loaded in the end."""
     code = (
-        "import sys; sys.argv = ['everynode', 'version']\n"
+        f"import sys; sys.argv = {['everynode', *command]!r}\n"
         "from everynode.cli import main\n"
-        "try:\n    main()\n"
-        f"finally:\n    print({module!r} in sys.modules)"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    assert ended.stdout.splitlines()[-1] == "False"
+    return ended.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("module", ["nats", "yaml", "structlog", "hypothesis", "pyroaring"])
+def test_version_imports_little(module: str) -> None:
+    """A command imports only what it needs: asking for the version loads no client and no parser."""
+    loaded = loaded_by("version")
+    assert "everynode.cli.version" in loaded
+    assert module not in loaded
+
+
+@pytest.mark.parametrize(
+    "command", [("explain", "ds/agent"), ("timeline", "ds/agent"), ("get", "nodes")]
+)
+def test_a_question_imports_little(command: tuple[str, ...]) -> None:
+    """What asks the log loads its client, and neither what that has for WebSockets nor what nobody asked for."""
+    loaded = loaded_by(*command, "--nats", "nats://127.0.0.1:1")
+    assert "nats.aio.client" in loaded
+    needless = {"aiohttp.client", "nkeys", "yaml", "prometheus_client", "kubernetes_asyncio"}
+    assert not needless & set(loaded)
 
 
 def test_help_names_the_exit_codes_and_every_command(everynode: Everynode) -> None:

@@ -88,6 +88,19 @@ def test_an_outcome_is_told_once() -> None:
     assert ("FailedCreate", 1) in told(world)
 
 
+def test_a_worker_whom_nobody_hears_says_nothing_of_outcomes() -> None:
+    """A worker that is only rehearsed decides the same, and does not keep what people would have to hear."""
+    world = situation(AGENT, [ONE], [])
+    world.worker = WorkerMachine("quiet", world.worker.shards, world.limits, tells=False)
+    world.decide()
+    (command,) = world.queue
+    world.write(outcome_of(command, "failed", "no room"))
+    world.decide()
+
+    assert not [reason for reason, _ in told(world) if "Create" in reason]
+    assert not world.worker.told.awaited
+
+
 def test_a_pod_that_has_ended_is_told_when_its_delete_is_taken() -> None:
     """What was proposed and refused is not told of, as it may never be done."""
     ended = pods_on(ONE, 1, phase="Failed", ready=False, generation=1)

@@ -208,6 +208,16 @@ def name_of(node_id: int) -> NodeKey:
     return NodeKey("east", f"node-{99 - node_id:02}")
 
 
+def counted(calls: Counter[int]) -> Callable[[int], NodeKey]:
+    """Name nodes, and count how often each is asked for."""
+
+    def key_of(node_id: int) -> NodeKey:
+        calls[node_id] += 1
+        return name_of(node_id)
+
+    return key_of
+
+
 def test_a_few_candidates_are_sorted_and_nothing_is_remembered() -> None:
     """With no more candidates than wanted, all of them come back by name."""
     backlog = Backlog()
@@ -215,6 +225,17 @@ def test_a_few_candidates_are_sorted_and_nothing_is_remembered() -> None:
     assert backlog.first(BitMap([1, 5, 3]), 3, name_of) == [5, 3, 1]
     assert backlog.first(BitMap([1, 5]), 3, name_of) == [5, 1]
     assert len(backlog) == 0
+
+
+def test_a_look_at_a_few_leaves_what_is_remembered() -> None:
+    """A moment with nothing to do, as when a budget is used up, does not make the next look a first one."""
+    backlog, calls = Backlog(), Counter[int]()
+    backlog.first(BitMap(range(40)), 1, name_of)
+    assert backlog.first(BitMap(), 1, name_of) == []
+    assert backlog.first(BitMap([3]), 1, name_of) == [3]
+
+    assert backlog.first(BitMap(range(40)), 1, counted(calls)) == [39]
+    assert set(calls) == {39}
 
 
 def test_candidates_that_come_later_take_their_place_by_name() -> None:
@@ -246,16 +267,6 @@ def test_no_more_than_the_first_of_many_are_remembered() -> None:
 
     assert found == [0, 1]
     assert len(backlog) == 4_096
-
-
-def counted(calls: Counter[int]) -> Callable[[int], NodeKey]:
-    """Name nodes, and count how often each is asked for."""
-
-    def key_of(node_id: int) -> NodeKey:
-        calls[node_id] += 1
-        return name_of(node_id)
-
-    return key_of
 
 
 def test_a_second_look_asks_only_about_what_is_new() -> None:

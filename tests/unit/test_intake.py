@@ -1,0 +1,42 @@
+"""The headers of messages that are handed over as they come off the connection."""
+
+from __future__ import annotations
+
+import pytest
+from nats.aio.client import Client
+
+from everynode.runtime.intake import read_headers
+
+
+@pytest.mark.parametrize(
+    ("head", "headers"),
+    [
+        ("NATS/1.0\r\n\r\n", {}),
+        (
+            "NATS/1.0\r\nNats-Stream-Source: LOG 7 > >\r\nEmpty:\r\n\r\n",
+            {"Nats-Stream-Source": "LOG 7 > >", "Empty": ""},
+        ),
+        ("NATS/1.0 503\r\n\r\n", {"Status": "503"}),
+        ("NATS/1.0 409 No one\r\n\r\n", {"Status": "409", "Description": "No one"}),
+        (
+            "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 8\r\nNats-Last-Stream:9\r\n\r\n",
+            {
+                "Status": "100",
+                "Description": "Idle Heartbeat",
+                "Nats-Last-Consumer": "8",
+                "Nats-Last-Stream": "9",
+            },
+        ),
+    ],
+)
+async def test_headers_are_read_as_the_library_reads_them(
+    head: str, headers: dict[str, str]
+) -> None:
+    """With or without a status line."""
+    assert headers == read_headers(head.encode())
+    assert headers == (await Client()._process_headers(head.encode()) or {})
+
+
+def test_what_is_no_header_is_passed_over() -> None:
+    """Bytes that are no text, and lines without a colon."""
+    assert {"A": "\ufffd"} == read_headers(b"NATS/1.0\r\nnothing\r\nA: \xff\r\n\r\n")

@@ -115,6 +115,8 @@ class TestFleet:
         fleet.settles()
         assert [False] == [each.ready for each in fleet.pods]
         fleet.happens(NodeObserved(node=NODE), 500)
+        since_ms = [each.ready_since_ms for each in fleet.pods]
+        assert [fleet.rehearsal.now_ms] == since_ms
         fleet.settles()
         assert [True] == [each.ready for each in fleet.pods]
 

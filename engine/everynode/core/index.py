@@ -135,7 +135,7 @@ class NodeIndex:
         readiness_changed = (
             old.ready is not node.ready or old.unready_since_ms != node.unready_since_ms
         )
-        if readiness_changed:
+        if readiness_changed and old.ready is not node.ready:
             self._put_readiness(node_id, node)
         return NodeChange(node_id, old.uid != node.uid, labels, taints, readiness_changed)
 

@@ -37,8 +37,9 @@ class KnownNodes:
     def put(self, node: Node, sequence: int) -> NodeChange | None:
         """Take in a node as it was observed; returns what that changed, ``None`` if nothing that anybody looks at."""
         key = node.key
-        if not self.is_news(key, sequence):
+        if self._sequences.get(key, 0) >= sequence:
             return None
+        self._sequences[key] = sequence
         change = self.index.put(node)
         return None if change.empty else self._noted(key, change)
 

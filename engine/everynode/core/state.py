@@ -159,7 +159,8 @@ class FleetState:
         """Move the clock; it never goes back."""
         if now_ms > self.now_ms:
             self.now_ms = now_ms
-            self._come_due()
+            if self._due or self._remembered:
+                self._come_due()
 
     def load(self, record: Record) -> None:
         """Take in a message that STATE kept: as ``fold``, but it says nothing about the time it is now."""
@@ -275,7 +276,8 @@ class FleetState:
             return
         state = self._set(set_key)
         state.put_pod(pod, sequence)
-        self._await_pod(state, pod)
+        if pod.failures or state.min_ready_ms:
+            self._await_pod(state, pod)
 
     def _pod_gone(self, message: PodGone, sequence: int, time_ms: int) -> None:
         set_key = message.set_key
@@ -423,8 +425,6 @@ class FleetState:
             self._due_max = max(DUE_ENTRIES_MIN, 2 * len(self._due))
 
     def _await_pod(self, state: SetState, pod: Pod) -> None:
-        if not pod.failures and not state.min_ready_ms:
-            return  # nothing about it waits for time
         for at_ms in state.turns_ms(pod):
             if self.now_ms < at_ms < NEVER_MS:
                 self._await(Due(at_ms, state.key, pod.node_key, ""))

@@ -122,8 +122,8 @@ class Rehearsal:
             What stands on the log from then on, in its order; it must be read to its end, here and below.
         """
         yield from self.pass_time(time_ms)
-        effects = self._effects_of(message)
-        yield from self._write(max(time_ms, self.now_ms), effects)
+        now_ms = max(time_ms, self.now_ms)
+        yield from self._write(now_ms, self._effects_of(message, now_ms))
         self._look_ms = self.now_ms + READ_MS
 
     def pass_time(self, until_ms: int) -> Iterator[Record]:
@@ -140,14 +140,14 @@ class Rehearsal:
         """Nothing is due: whatever time passes, nothing will happen by itself."""
         return self._due_ms() is None
 
-    def _effects_of(self, message: Message) -> Sequence[Message]:
+    def _effects_of(self, message: Message, now_ms: int) -> Sequence[Message]:
         match message:
             case PodObserved(pod=pod):
                 return self.pods.pod_observed(pod, joins=not self._decides_for(pod.set_key))
             case PodGone():
                 return self.pods.pod_gone(message)
             case NodeObserved(node=node):
-                return (message, *self.pods.node_observed(node, self.now_ms))
+                return (message, *self.pods.node_observed(node, now_ms))
             case NodeGone():
                 return (message, *self.pods.node_gone(message.key))
             case _:

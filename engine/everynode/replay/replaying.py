@@ -248,7 +248,8 @@ class Replay:
             self.counts.malformed += 1
             return
         for state in self._readers_of(received.subject):
-            state.pass_time(self._nodes.now_ms)  # its worker has read of the nodes, too
+            if state.now_ms < self._nodes.now_ms:
+                state.pass_time(self._nodes.now_ms)  # its worker has read of the nodes, too
             try:  # noqa: SIM105 - for each message, and suppress() takes as long as the half of fold()
                 state.fold(record)
             except RefusedError:

@@ -153,18 +153,25 @@ async def read_view(
 async def _fold_all(
     bus: FleetBus, view: FleetView, messages: AsyncGenerator[list[Received]], wanted: bytes
 ) -> int:
-    """Fold what has these bytes in it, or follows what had; returns the last place in the log that a message had."""
+    """Fold what may have a text in it, or follows what had; returns the last place in the log that a message had."""
     last = 0
     async with aclosing(messages) as chunks:
         async for chunk in chunks:
             for received in chunk:
-                is_wanted = wanted in received.payload or view.knows(received.subject)
+                is_wanted = _may_name(received.payload, wanted) or view.knows(received.subject)
                 if is_wanted and not view.fold(received):
                     good = await last_good(bus, received)
-                    if good is not None:
+                    if good is not None and _may_name(good.payload, wanted):
                         view.fold(good)
                 last = max(last, received.sequence)
     return last
+
+
+def _may_name(payload: bytes, text: bytes) -> bool:
+    """Say whether a message may have a text in it: one that is damaged may follow one that had, or it is escaped."""
+    if text in payload or b"\\" in payload:
+        return True
+    return not (payload.startswith(b"{") and payload.endswith(b"}"))
 
 
 async def follow_view(

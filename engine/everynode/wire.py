@@ -45,11 +45,8 @@ PAYLOAD_BYTES_MAX = (
     1024 * 1024 - 1024
 )  # nats-server's default max_payload, less the room for headers
 
-AnyMessage = (
-    NodeObserved
-    | NodeGone
-    | PodObserved
-    | PodGone
+_OtherMessage = (
+    NodeGone
     | DaemonSetObserved
     | DaemonSetGone
     | RevisionRecorded
@@ -59,12 +56,12 @@ AnyMessage = (
     | DeletePod
     | AdoptPod
     | ReleasePod
-    | Outcome
     | StatusReported
     | StatusGone
     | NoticeReported
     | Tick
 )
+AnyMessage = NodeObserved | PodObserved | PodGone | Outcome | _OtherMessage
 
 ORPHANS = "orphan"
 """Stands in the place of the shard for pods that no set controls: every worker reads them."""
@@ -169,20 +166,24 @@ class Subjects:
 
     def of(self, message: AnyMessage) -> str:
         """Name the one subject that this message belongs on."""
-        match message:  # the most frequent kinds first: each case costs a look
-            case PodObserved(pod=pod):
-                return self._of_pod(pod)
-            case NodeObserved(node=node):
-                return self._of_node(node.backend, node.name)
+        # A class that it is not is told five times as fast as by a case, so the frequent kinds come before those.
+        if type(message) is PodObserved:
+            return self._of_pod(message.pod)
+        if type(message) is NodeObserved:
+            return self._of_node(message.node.backend, message.node.name)
+        if type(message) is Outcome:
+            shard = shard_of(message.set_key, self.shards)
+            return f"{self.prefix}.outcome.{shard}.{token(message.id)}"
+        if type(message) is PodGone:
+            return self._of_pod(message)
+        return self._of_other(message)
+
+    def _of_other(self, message: _OtherMessage) -> str:
+        match message:
             case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
                 shard = shard_of(message.set_key, self.shards)
                 tail = f"{token(message.backend)}.{token(message.node)}.{shard}.{token(message.id)}"
                 return f"{self.prefix}.command.{tail}"
-            case Outcome():
-                shard = shard_of(message.set_key, self.shards)
-                return f"{self.prefix}.outcome.{shard}.{token(message.id)}"
-            case PodGone():
-                return self._of_pod(message)
             case NodeGone():
                 return self._of_node(message.backend, message.name)
             case Decision():

@@ -6,7 +6,7 @@ all. An adapter carries commands out and answers each with an outcome.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, final
 
 import msgspec
 
@@ -134,6 +134,7 @@ COMMANDS = (CreatePod, DeletePod, AdoptPod, ReleasePod)
 """The same, for ``isinstance``."""
 
 
+@final
 class Outcome(Message, frozen=True):
     """What became of a command.
 

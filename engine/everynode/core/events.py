@@ -6,7 +6,7 @@ is gone is a message too (``...Gone``, a tombstone): on the log it stands in the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, final
 
 import msgspec
 
@@ -28,6 +28,7 @@ from everynode.core.values import (
 )
 
 
+@final  # so that type checkers know what is none, by its class
 class NodeObserved(Message, frozen=True):
     """A node is there, and this is how it is now."""
 
@@ -52,12 +53,14 @@ class NodeGone(Message, frozen=True):
         return NodeKey(self.backend, self.name)
 
 
+@final  # so that type checkers know what is none, by its class
 class PodObserved(Message, frozen=True):
     """A pod is there, and this is how it is now."""
 
     pod: Pod
 
 
+@final  # so that type checkers know what is none, by its class
 class PodGone(Message, frozen=True):
     """A pod no longer exists in the backend, or is another set's or nobody's now.
 

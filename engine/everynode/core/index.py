@@ -123,7 +123,7 @@ class NodeIndex:
 
     def put(self, node: Node) -> NodeChange:
         """Take in a node as it is now; only the bits that differ are touched."""
-        key = node.key
+        key: NodeKey = (node.backend, node.name)  # type: ignore[assignment] # finds the same, and is made at once
         node_id = self.ids.get(key)
         if node_id is None:
             self.departed.pop(key, None)

@@ -236,16 +236,18 @@ class SetState:
 
     def put_pod(self, pod: Pod, sequence: int) -> None:
         """Take in a pod as observed, unless something newer is known of it."""
-        key = pod.key
+        # Plain tuples find what keys find, and to make a key takes longer than that. What is kept are keys.
+        key: PodKey = (pod.backend, pod.namespace, pod.name)  # type: ignore[assignment]
+        node: NodeKey = (pod.backend, pod.node)  # type: ignore[assignment]
         known, gone = self.pods.get(key), self.gone_pods.get(key) if self.gone_pods else None
         if known is not None and known.sequence >= sequence:
             return
         if gone is not None and gone.sequence >= sequence:
             return
-        node = pod.node_key
         before = None if known is None else known.pod
         # Of its place only the node can change: the backend is part of the key.
         if before is None or before.node != pod.node:
+            key, node = pod.key, pod.node_key
             if before is not None:
                 self._forget_place(before.node_key, key)
             self.pods_on[node] = (*self.pods_on.get(node, ()), key)
@@ -254,7 +256,8 @@ class SetState:
             if before is not None:
                 self._count_revision(before, -1)
         self.pods[key] = KnownPod(pod, sequence)
-        self.touched.add(node)
+        if node not in self.touched:
+            self.touched.add(pod.node_key)
         if self.pending or self.failures:
             self._settle_on(node)
 

@@ -189,15 +189,22 @@ class FleetState:
 
     def _take_in(self, record: Record) -> None:
         sequence, time_ms, message = record.sequence, record.time_ms, record.message
+        # A class that it is not is told five times as fast as by a case, so the frequent kinds come before those.
+        if type(message) is PodObserved:
+            self._pod_observed(message, sequence)
+        elif type(message) is NodeObserved:
+            self._node_observed(message, sequence)
+        elif type(message) is Outcome:
+            self._outcome(message, sequence, time_ms)
+        elif type(message) is PodGone:
+            self._pod_gone(message, sequence, time_ms)
+        else:
+            self._take_in_other(message, sequence, time_ms)
+
+    def _take_in_other(self, message: Message, sequence: int, time_ms: int) -> None:
         match message:
-            case PodObserved():  # the most frequent kinds first: each case costs a look
-                self._pod_observed(message, sequence)
-            case NodeObserved():
-                self._node_observed(message, sequence)
             case NodeGone():
                 self._node_gone(message, sequence, time_ms)
-            case PodGone():
-                self._pod_gone(message, sequence, time_ms)
             case DaemonSetObserved():
                 self._daemonset_observed(message, sequence)
             case DaemonSetGone():
@@ -208,8 +215,6 @@ class FleetState:
                 self._revision_gone(message, sequence, time_ms)
             case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
                 self._commanded(message, sequence, time_ms)
-            case Outcome():
-                self._outcome(message, sequence, time_ms)
             case Decision():
                 self._set(message.set_key).decided(message, sequence, time_ms)
             case StatusReported():
@@ -269,12 +274,16 @@ class FleetState:
 
     def _pod_observed(self, message: PodObserved, sequence: int) -> None:
         pod = message.pod
-        set_key = pod.set_key
-        if set_key is None:
+        owner = pod.owner
+        if owner is None:
             if self._orphans.put(pod, sequence):
                 self._offer_orphan(pod.key, pod.namespace)
             return
-        state = self._set(set_key)
+        # A plain tuple finds what a key finds, and to make a key takes longer than that.
+        state = self.sets.get((pod.namespace, owner.name))  # type: ignore[call-overload]
+        if state is None:
+            state = self._set(SetKey(pod.namespace, owner.name))
+        self.dirty.add(state.key)
         state.put_pod(pod, sequence)
         if pod.failures or state.min_ready_ms:
             self._await_pod(state, pod)

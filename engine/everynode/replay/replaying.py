@@ -254,7 +254,7 @@ class Replay:
                 state.fold(record)
             except RefusedError:
                 pass  # nor could its worker use it
-        if isinstance(record.message, NodeGone):
+        if type(record.message) is NodeGone:
             for state in self._shards.values():
                 state.look_at(record.message.key)
 

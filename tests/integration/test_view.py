@@ -197,7 +197,7 @@ class TestRead:
         elsewhere = PodObserved(pod=builders.pod(SET, other, name="elsewhere"))
         others = outgoing(bus, NodeObserved(node=other), elsewhere)
         ours = outgoing(bus, PodObserved(pod=POD))
-        garbage = [Outgoing(each.subject, b"?") for each in (*others, *ours)]
+        garbage = [Outgoing(each.subject, b"{}") for each in (*others, *ours)]
         last = await bus.publish([*outgoing(bus, *EVERYTHING), *others, *garbage])
         await kept(bus, until, last)
         view = await read_view(bus, ("node", "pod"), SET.key, NODE.name)

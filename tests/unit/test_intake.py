@@ -37,6 +37,21 @@ async def test_headers_are_read_as_the_library_reads_them(
     assert headers == (await Client()._process_headers(head.encode()) or {})
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "X: y",  # without an end
+        "Nats-Stream-Source : LOG 999 > >\r\n",
+        "\u00a0Nats-Stream-Source: LOG 999 > >\r\n",
+        "Nats-Stream-Source: LOG 999 > >",
+    ],
+)
+def test_where_it_came_from_is_what_the_server_says(forged: str) -> None:
+    """S7: the server's own line stands last, and what a publisher writes before it does not count."""
+    head = f"NATS/1.0\r\n{forged}Nats-Stream-Source: LOG 7 > >\r\n\r\n"
+    assert "LOG 7 > >" == read_headers(head.encode())["Nats-Stream-Source"]
+
+
 def test_what_is_no_header_is_passed_over() -> None:
     """Bytes that are no text, and lines without a colon."""
     assert {"A": "\ufffd"} == read_headers(b"NATS/1.0\r\nnothing\r\nA: \xff\r\n\r\n")

@@ -37,7 +37,10 @@ def load(group: Group, name: str) -> Any:
         raise ConfigurationError(f"{kind} {name!r} is not installed; there are: {known}")
     try:
         return found[0].load()
-    except ImportError as error:
+    except (
+        ImportError,
+        AttributeError,
+    ) as error:  # the latter: what is loaded when used may be broken
         # By custom, an extra of the package has the name of the adapter that needs it.
         package = found[0].dist.name if found[0].dist else name
         text = f"{kind} {name} cannot be loaded: {error}"

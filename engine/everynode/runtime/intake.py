@@ -7,11 +7,25 @@ the library does not ask ``_process_msg`` any more, messages come as they do for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.protocol import parser
+
+SOURCE = "Nats-Stream-Source"
+"""The header that says where in LOG a message of STATE came from."""
+
+# What the protocol separates by: a subject may have all other bytes in it. The library takes every white space for a
+# separator, so one message with a vertical tab in its subject would end each connection that reads it (S8).
+parser.MSG_RE = re.compile(
+    rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n"
+)
+parser.HMSG_RE = re.compile(
+    rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
+)
 
 
 class Message(Protocol):
@@ -55,7 +69,11 @@ class _Taken:
 
 
 def read_headers(head: bytes) -> dict[str, str]:
-    """Read the headers of a message, from the line ``NATS/1.0`` on."""
+    """Read the headers of a message, from the line ``NATS/1.0`` on.
+
+    The server appends where STATE has it from, even to a line that its publisher left open: what stands last is true,
+    and who starts from STATE knows what all others know (S7).
+    """
     first, *lines = head.decode("utf-8", "replace").split("\r\n")
     headers: dict[str, str] = {}
     status, _, description = first.partition(" ")[2].partition(" ")
@@ -67,6 +85,9 @@ def read_headers(head: bytes) -> dict[str, str]:
         name, colon, value = line.partition(":")
         if colon:
             headers[name.strip()] = value.strip()
+    _, found, rest = head.rpartition(f"{SOURCE}: ".encode())
+    if found:
+        headers[SOURCE] = rest.partition(b"\r\n")[0].decode("utf-8", "replace")
     return headers
 
 
@@ -137,11 +158,19 @@ class IntakeClient(Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         intake = self.intakes.get(sid)
-        if intake is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        else:
-            intake.taken += 1
-            intake.take(_Taken(subject.decode(), reply.decode(), data, headers))
+        try:
+            if intake is None:
+                await super()._process_msg(sid, subject, reply, data, headers)
+            else:
+                intake.taken += 1
+                intake.take(_Taken(_text(subject), _text(reply), data, headers))
+        except Exception as error:  # noqa: BLE001 - whatever one message does: who stops reading hears no other one
+            await self._error_cb(error)
+
+
+def _text(name: bytes) -> str:
+    """Read a subject; one that is no text is changed, and so belongs to no message of ours."""
+    return name.decode("utf-8", "replace")
 
 
 def number_of(subscription: Subscription) -> int:

@@ -158,20 +158,19 @@ async def _fold_all(
     async with aclosing(messages) as chunks:
         async for chunk in chunks:
             for received in chunk:
+                last = max(last, received.sequence)
                 is_wanted = _may_name(received.payload, wanted) or view.knows(received.subject)
-                if is_wanted and not view.fold(received):
+                # Whose a message is that cannot be read, the last good one says.
+                if (is_wanted or not _readable(bus, received)) and not view.fold(received):
                     good = await last_good(bus, received)
                     if good is not None and _may_name(good.payload, wanted):
                         view.fold(good)
-                last = max(last, received.sequence)
     return last
 
 
 def _may_name(payload: bytes, text: bytes) -> bool:
-    """Say whether a message may have a text in it: one that is damaged may follow one that had, or it is escaped."""
-    if text in payload or b"\\" in payload:
-        return True
-    return not (payload.startswith(b"{") and payload.endswith(b"}"))
+    """Say whether a message may have a text in it: as it is, or escaped."""
+    return text in payload or b"\\" in payload
 
 
 async def follow_view(

@@ -231,11 +231,21 @@ def test_a_look_at_a_few_leaves_what_is_remembered() -> None:
     """A moment with nothing to do, as when a budget is used up, does not make the next look a first one."""
     backlog, calls = Backlog(), Counter[int]()
     backlog.first(BitMap(range(40)), 1, name_of)
-    assert backlog.first(BitMap(), 1, name_of) == []
+    assert backlog.first(BitMap(range(40)), 0, name_of) == []
     assert backlog.first(BitMap([3]), 1, name_of) == [3]
 
     assert backlog.first(BitMap(range(40)), 1, counted(calls)) == [39]
     assert set(calls) == {39}
+
+
+def test_what_is_done_is_let_go_of() -> None:
+    """B1: when there is no candidate any more, none is remembered."""
+    backlog = Backlog()
+    backlog.first(BitMap(range(40)), 1, name_of)
+    assert len(backlog) > 1
+
+    assert backlog.first(BitMap(), 1, name_of) == []
+    assert len(backlog) == 0
 
 
 def test_candidates_that_come_later_take_their_place_by_name() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec.structs import replace
 from tests.unit.test_planning import (
     COMMAND,
     NODES,
@@ -16,7 +18,7 @@ from tests.unit.test_planning import (
 
 from everynode import wire
 from everynode.core.commands import CreatePod, ReleasePod, outcome_of
-from everynode.core.events import DaemonSetObserved, NodeObserved
+from everynode.core.events import DaemonSetObserved, NodeObserved, PodObserved
 from everynode.ports import Received
 from everynode.runtime.ledger import pod_gone
 
@@ -29,6 +31,25 @@ def test_a_pod_that_came_back() -> None:
     hear(known, release, pod_gone(back[0].pod, "it was let go of"), *back)
 
     assert 0 == known.arrive(NOW_MS)
+    assert 1 == len(known.state.sets[agent().key].pods)
+
+
+def test_what_went_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B1: of pods that came and went no more is held than there are nodes and pods, however long the log is."""
+    monkeypatch.setattr("everynode.replay.planning_fleet.HELD_RECORDS_MIN", 10)
+    known = covered(agent(), NODES[:1])
+    horizon_ms = known.state.limits.horizon_ms
+    for number in range(100):
+        (pod,) = running(agent(), NODES[:1])
+        named = PodObserved(pod=replace(pod.pod, name=f"pod-{number}", uid=f"uid-{number}"))
+        time_ms = NOW_MS + number * horizon_ms
+        messages: tuple[wire.AnyMessage, ...] = (named, pod_gone(named.pod, "it ended"))
+        for place, message in enumerate(messages):
+            sequence = 1_000 + 2 * number + place
+            subject, payload = SUBJECTS.of(message), wire.encode(message)
+            known.take(Received(sequence, time_ms, subject, payload))
+    assert len(known._last) + len(known._gone) < 20
+    known.settle(NOW_MS + 100 * horizon_ms)
     assert 1 == len(known.state.sets[agent().key].pods)
 
 

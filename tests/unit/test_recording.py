@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -232,6 +233,46 @@ class TestDamage:
 
         assert entries(9)[:4] == found[:4]
         assert "it is damaged" in why or "another checksum" in why
+
+    def test_something_follows_at_once(self) -> None:
+        """Nor may there be another line in the same frame."""
+        text = zstandard.ZstdDecompressor().decompressobj().decompress(written(entries(2)))
+
+        found, why = read(zstandard.ZstdCompressor().compress(text + b'{"seq":9,"body":{}}\n'))
+
+        assert entries(2) == found
+        assert "something follows its last line" in why
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda lines: lines.insert(4, b""),
+            lambda lines: lines.__setitem__(4, lines[4] + b" " + lines.pop(5)),
+            lambda lines: lines.insert(
+                4, b'{"seq":4,"body":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+            ),
+        ],
+        ids=["an empty line", "two in one", "nested deeply"],
+    )
+    def test_what_is_no_line(self, change: Callable[[list[bytes]], None]) -> None:
+        """One line is one message; what stands before another thing is read."""
+        text = zstandard.ZstdDecompressor().decompressobj().decompress(written(entries(9)))
+        lines = text.split(b"\n")
+        change(lines)
+
+        found, why = read(zstandard.ZstdCompressor().compress(b"\n".join(lines)))
+
+        assert entries(9)[:3] == found
+        assert "it is damaged" in why
+
+    def test_two_bodies(self) -> None:
+        """A line with a body in both forms says nothing for sure."""
+        text = zstandard.ZstdDecompressor().decompressobj().decompress(written([], finish=False))
+        line = b'{"seq":4,"base64":"e30=","body":{}}\n'
+
+        assert (
+            "a line that is no message" in read(zstandard.ZstdCompressor().compress(text + line))[1]
+        )
 
     def test_something_follows(self) -> None:
         """Two files in one are not a recording."""

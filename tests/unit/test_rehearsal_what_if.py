@@ -207,17 +207,18 @@ class TestAnotherSpec:
         assert alone.rehearsal.sequence == run.rehearsal.sequence
         assert {KEY} == {each.set_key for each in run.rehearsal.pods.pods.values()}
 
+    @pytest.mark.parametrize("limit", ["HELD_MESSAGES_MAX", "HELD_BYTES_MAX"])
     @pytest.mark.parametrize("is_decided", [True, False])
     def test_what_is_too_much_is_read_again(
-        self, monkeypatch: pytest.MonkeyPatch, *, is_decided: bool
+        self, monkeypatch: pytest.MonkeyPatch, limit: str, *, is_decided: bool
     ) -> None:
-        """B1: no more messages are held than a limit says; it makes no difference but for the time that it takes."""
+        """B1: no more messages or bytes are held than a limit says; but for time it makes no difference."""
         fleet = rolled_out(4)
         fleet.happens(NodeGone(backend="east", name="node-1"), 1_000)
         fleet.applied(replace(wanted(), name="other", uid="other"))
         fleet.settles()
         _, was, run = what_if(fleet.log, wanted("3"), is_decided=is_decided)
-        monkeypatch.setattr("everynode.replay.what_if.HELD_MESSAGES_MAX", 10)
+        monkeypatch.setattr(f"everynode.replay.what_if.{limit}", 10)
         _, was_again, run_again = what_if(fleet.log, wanted("3"), is_decided=is_decided)
         assert numbers(was.of[KEY]) == numbers(was_again.of[KEY])
         assert numbers(run.courses.of[KEY]) == numbers(run_again.courses.of[KEY])

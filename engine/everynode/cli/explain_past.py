@@ -34,7 +34,8 @@ OUTCOMES_ASKED_MAX = 200
 
 ENTRIES_AT_ONCE = 5_000
 ENTRIES_HELD_MAX = 200_000
-"""So many messages of a recording are held from one reading to the next; a longer one is read again."""
+HELD_BYTES_MAX = 256 * 1024 * 1024
+"""So much of a recording is held from one reading to the next; a longer one is read again."""
 
 Take = Callable[[Entry], None]
 
@@ -187,7 +188,8 @@ class _RecordedPast:
                 if is_wanted(entry.received.subject):
                     take(entry)
             return
-        held: list[Entry] = []
+        held: list[Entry] | None = []
+        held_bytes = 0
         with self._opened() as stream:
             self.naming = renaming(stream.renamed)
             try:
@@ -196,13 +198,16 @@ class _RecordedPast:
                         await asyncio.sleep(0)  # somebody may have asked us to stop
                     if not entry.is_kept and not self._note(entry.received.time_ms):
                         break
-                    if number < ENTRIES_HELD_MAX:
+                    if held is not None:
                         held.append(entry)
+                        held_bytes += len(entry.received.payload)
+                        if number >= ENTRIES_HELD_MAX or held_bytes > HELD_BYTES_MAX:
+                            held = None
                     if is_wanted(entry.received.subject):
                         take(entry)
             except RecordingError as error:
                 self.damage = error
-        self._held = held if len(held) < ENTRIES_HELD_MAX else None
+        self._held = held
         if self._until_ms is not None and self.begins_ms is None and self._until_ms < self._from_ms:
             raise _before(self._until_ms, self._from_ms)
 

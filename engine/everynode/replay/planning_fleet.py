@@ -28,6 +28,9 @@ from everynode.replay.pods import RehearsedPods
 ARRIVAL_MS_MAX = 1_000
 """How long what is on its way is waited for; what takes longer waits for something else."""
 
+HELD_RECORDS_MIN = 10_000
+"""From how many nodes and pods on it is looked whether some of them went long ago; then each time they have doubled."""
+
 _OF_A_SET = frozenset({"daemonset", "status", "decision", "revision"})
 _OF_A_SHARD = frozenset({"command", "outcome"})
 _PASSING = frozenset({"decision", "command", "outcome"})
@@ -74,6 +77,7 @@ class PlannedFleet:
         self._gone: list[Record] = []  # tombstones of pods of which something was told later
         self._passing: deque[Received] = deque()
         self._newest_ms = 0
+        self._held_max = HELD_RECORDS_MIN
 
     def wants(self, subject: str) -> bool:
         """Say whether a message may concern the plan, by its subject."""
@@ -122,6 +126,17 @@ class PlannedFleet:
         self._last[subject] = last
         if other is not last and isinstance(other.message, PodGone):
             self._gone.append(other)
+        self._newest_ms = max(self._newest_ms, record.time_ms)
+        if len(self._last) + len(self._gone) > self._held_max:
+            self._forget_gone(self._newest_ms - 2 * self.state.limits.horizon_ms)
+            self._held_max = max(HELD_RECORDS_MIN, 2 * (len(self._last) + len(self._gone)))
+
+    def _forget_gone(self, oldest_ms: int) -> None:
+        """Forget pods that went long ago: what was asked for while they were there is forgotten, too."""
+        for subject, record in list(self._last.items()):
+            if record.time_ms < oldest_ms and isinstance(record.message, PodGone):
+                del self._last[subject]
+        self._gone = [record for record in self._gone if record.time_ms >= oldest_ms]
 
     def _forget_passing(self, now_ms: int) -> None:
         oldest_ms = now_ms - self.state.limits.horizon_ms

@@ -122,6 +122,15 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Line)
 _any = msgspec.json.Decoder()
 
+_UNREADABLE = (
+    OSError,
+    zstandard.ZstdError,
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    binascii.Error,
+)
+
 
 class Writer:
     """Writes a recording.
@@ -246,7 +255,7 @@ class Reader:
                 f"{self.name}: it was cut off so early that nothing of it can be read; "
                 "copy it again, or record anew"
             ) from error
-        except (OSError, zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise RecordingError(
                 f"{self.name}: this is no recording of a fleet: {error}; `everynode record` makes one, "
                 "and `everynode replay --from` reads what others recorded"
@@ -273,14 +282,17 @@ class Reader:
         """
         try:
             for block in self._blocks:
-                for line in _decoded(block):
+                lines = iter(_decoded(block))
+                for line in lines:
                     if line.end is not None:
-                        self._check(line.end, block)
+                        self._check(line.end, block, follows=next(lines, None) is not None)
                         return
                     if line.renamed is not None:
                         self.renamed[line.renamed.now] = line.renamed.was
                         continue
-                    payload = bytes(line.body) or self._payload(line)
+                    payload = bytes(line.body)
+                    if not payload or line.base64 is not None:
+                        payload = self._payload(line)
                     received = Received(line.seq, line.ms, line.subject, payload)
                     self.messages += 1
                     if not line.kept:
@@ -289,13 +301,7 @@ class Reader:
                 self._sum.update(block)
         except EOFError:
             pass
-        except (
-            OSError,
-            zstandard.ZstdError,
-            msgspec.DecodeError,
-            UnicodeDecodeError,
-            binascii.Error,
-        ) as error:
+        except _UNREADABLE as error:
             raise self._broken(f"it is damaged: {error}") from error
         raise self._broken(
             "it ends before its last line: it was cut off, or is still being written"
@@ -303,19 +309,19 @@ class Reader:
 
     def _payload(self, line: _Line) -> bytes:
         """Read a body that does not stand there as it is."""
-        if line.base64 is None:
+        if line.base64 is None or bytes(line.body):
             raise self._broken("there is a line that is no message")
         return base64.b64decode(line.base64, validate=True)
 
-    def _check(self, footer: Footer, block: bytes) -> None:
+    def _check(self, footer: Footer, block: bytes, *, follows: bool) -> None:
         """Compare the last line with what was read before it, of which the last block is not summed up yet."""
+        if follows or next(self._blocks, None) is not None:
+            raise self._broken("something follows its last line")
         self._sum.update(block[: block.rfind(b"\n", 0, -1) + 1])
         if footer.messages != self.messages or footer.sha256 != self._sum.hexdigest():
             raise self._broken(
                 f"its last line tells of {footer.messages} messages with another checksum: it was changed"
             )
-        if next(self._blocks, None) is not None:
-            raise self._broken("something follows its last line")
         self.footer = footer
 
     def _broken(self, what: str) -> RecordingError:
@@ -333,10 +339,11 @@ def _decoded(block: bytes) -> Iterable[_Line]:
         msgspec.DecodeError: A line cannot be read.
         UnicodeDecodeError: Likewise.
     """
-    try:
-        return _decoder.decode_lines(block)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return map(_decoder.decode, block.removesuffix(b"\n").split(b"\n"))
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        lines = _decoder.decode_lines(block)
+        if len(lines) == block.count(b"\n"):
+            return lines
+    return (_decoder.decode(text + b"\n") for text in block.split(b"\n")[:-1])
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ second time, unless it is too much: then the stream is read again. Used by the c
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -54,7 +55,8 @@ from everynode.runtime.byhand import PAUSED_AT, keep_what_was_done_by_hand
 DIFFERENT_SHOWN_MAX = 3
 
 HELD_MESSAGES_MAX = 250_000
-"""So many messages are held for the second time, about a kilobyte each; if there are more, the stream is read again."""
+HELD_BYTES_MAX = 256 * 1024 * 1024
+"""So much is held for the second time, decoded about twice as large; if it is more, the stream is read again."""
 
 _SKIPPED = frozenset({"notice", "tick"})
 """Kinds of messages that say nothing here."""
@@ -177,6 +179,7 @@ class Survey:
         self._begins = Place(0, 0)  # where what is looked at begins
         self._outside = array("q")  # places of what happened by itself
         self._held: list[Read | Entry] | None = []
+        self._held_bytes = 0
 
     def read(self, stream: Stream) -> None:
         """Read a stream to its end.
@@ -195,7 +198,7 @@ class Survey:
                 if not self.changes and received.sequence >= stream.from_sequence:
                     self._begin(Place(received.sequence, received.time_ms))
             if received.subject.startswith(outcomes):
-                self._hold(entry)  # it says nothing here that its effect does not
+                self._hold(entry, entry)  # it says nothing here that its effect does not
                 continue
             record = relevant.record(entry)
             if record is None:
@@ -204,13 +207,14 @@ class Survey:
             is_outside = is_outside and bool(self.changes) and not entry.is_kept
             if is_outside:
                 self._outside.append(record.sequence)
-            self._hold(Read(record, entry.is_kept, is_outside))
+            self._hold(Read(record, entry.is_kept, is_outside), entry)
             self._take_in(record)
 
-    def _hold(self, item: Read | Entry) -> None:
+    def _hold(self, item: Read | Entry, entry: Entry) -> None:
         if self._held is not None:
             self._held.append(item)
-            if len(self._held) > HELD_MESSAGES_MAX:
+            self._held_bytes += len(entry.received.payload)
+            if len(self._held) > HELD_MESSAGES_MAX or self._held_bytes > HELD_BYTES_MAX:
                 self._held = None
 
     def begins(self, wanted: Mapping[SetKey, Wanted]) -> Place:
@@ -229,7 +233,7 @@ class Survey:
             entries: The stream, read anew; it is left alone if its messages are held.
         """
         relevant = _Relevant(self.stream.subjects, wanted)
-        begins, outside = self.begins(wanted).sequence, frozenset(self._outside)
+        begins = self.begins(wanted).sequence
         is_all = wanted.keys() == self.courses.keys
         for each in entries if self._held is None else self._held:
             is_kept = each.is_kept
@@ -239,11 +243,15 @@ class Survey:
                     yield each
                 continue
             sequence = each.received.sequence
-            is_outside = not is_kept and sequence in outside
+            is_outside = not is_kept and self._was_outside(sequence)
             if is_outside or is_kept or sequence < begins:
                 record = relevant.record(each)
                 if record is not None:
                     yield Read(record, is_kept, is_outside)
+
+    def _was_outside(self, sequence: int) -> bool:
+        place = bisect_left(self._outside, sequence)
+        return place < len(self._outside) and self._outside[place] == sequence
 
     def _begin(self, place: Place) -> None:
         """This is where what is looked at begins."""

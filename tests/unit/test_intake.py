@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
-from everynode.runtime.intake import read_headers
+from everynode.runtime.intake import _Taken, read_headers, source_of
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,15 @@ async def test_headers_are_read_as_the_library_reads_them(
 def test_where_it_came_from_is_what_the_server_says(forged: str) -> None:
     """S7: the server's own line stands last, and what a publisher writes before it does not count."""
     head = f"NATS/1.0\r\n{forged}Nats-Stream-Source: LOG 7 > >\r\n\r\n"
-    assert "LOG 7 > >" == read_headers(head.encode())["Nats-Stream-Source"]
+    assert "LOG 7 > >" == source_of(_Taken("subject", "", b"", head.encode()))
+
+
+def test_one_that_does_not_say_where_it_came_from() -> None:
+    """With headers of another kind, without any, and as the library hands it over."""
+    assert not source_of(_Taken("subject", "", b"", b"NATS/1.0\r\nA: b\r\n\r\n"))
+    assert not source_of(_Taken("subject", "", b"", None))
+    message = Msg(Client(), "subject", "", b"", {"Nats-Stream-Source": "LOG 7 > >"})
+    assert "LOG 7 > >" == source_of(message)
 
 
 def test_what_is_no_header_is_passed_over() -> None:

@@ -16,7 +16,7 @@ from nats.aio.subscription import Subscription
 from nats.protocol import parser
 
 SOURCE = "Nats-Stream-Source"
-"""The header that says where in LOG a message of STATE came from."""
+_SOURCE_IS = f"{SOURCE}: ".encode()
 
 # What the protocol separates by: a subject may have all other bytes in it. The library takes every white space for a
 # separator, so one message with a vertical tab in its subject would end each connection that reads it (S8).
@@ -55,25 +55,21 @@ class Message(Protocol):
 class _Taken:
     """A message whose headers are read when somebody asks for them."""
 
-    __slots__ = ("_head", "data", "reply", "subject")
+    __slots__ = ("data", "head", "reply", "subject")
 
     def __init__(self, subject: str, reply: str, data: bytes, head: bytes | None) -> None:
         self.subject = subject
         self.reply = reply
         self.data = data
-        self._head = head
+        self.head = head
 
     @property
     def headers(self) -> dict[str, str] | None:
-        return read_headers(self._head) if self._head else None
+        return read_headers(self.head) if self.head else None
 
 
 def read_headers(head: bytes) -> dict[str, str]:
-    """Read the headers of a message, from the line ``NATS/1.0`` on.
-
-    The server appends where STATE has it from, even to a line that its publisher left open: what stands last is true,
-    and who starts from STATE knows what all others know (S7).
-    """
+    """Read the headers of a message, from the line ``NATS/1.0`` on."""
     first, *lines = head.decode("utf-8", "replace").split("\r\n")
     headers: dict[str, str] = {}
     status, _, description = first.partition(" ")[2].partition(" ")
@@ -85,10 +81,19 @@ def read_headers(head: bytes) -> dict[str, str]:
         name, colon, value = line.partition(":")
         if colon:
             headers[name.strip()] = value.strip()
-    _, found, rest = head.rpartition(f"{SOURCE}: ".encode())
-    if found:
-        headers[SOURCE] = rest.partition(b"\r\n")[0].decode("utf-8", "replace")
     return headers
+
+
+def source_of(message: Message) -> str:
+    """Say where in LOG a message of STATE came from: ``<stream> <sequence> ...``; empty if it does not say so.
+
+    The server appends that, even to a line which the publisher left open: what stands last is true, and who starts from
+    STATE knows what all others know (S7).
+    """
+    if not isinstance(message, _Taken):
+        return (message.headers or {}).get(SOURCE, "")
+    _, found, rest = (message.head or b"").rpartition(_SOURCE_IS)
+    return rest.partition(b"\r\n")[0].decode("utf-8", "replace") if found else ""
 
 
 Take = Callable[[Message], None]

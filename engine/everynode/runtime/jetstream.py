@@ -30,7 +30,7 @@ from everynode.runtime.following import (
     Follower,
     milliseconds,
 )
-from everynode.runtime.intake import SOURCE, Message
+from everynode.runtime.intake import Message, source_of
 from everynode.runtime.link import ApiRefusal, Link
 from everynode.runtime.publishing import Publisher
 from everynode.runtime.settings import Connection, StreamSettings
@@ -395,6 +395,6 @@ def _from_log(message: Message, about: Delivered) -> Received:
 
 def _from_state(message: Message, about: Delivered) -> Received:
     """The header reads ``<stream> <sequence> ...``: where in LOG the message came from."""
-    source = (message.headers or {}).get(SOURCE, "").split(" ")
+    source = source_of(message).split(" ")
     origin = int(source[1]) if len(source) > 1 and source[1].isdecimal() else 0
     return Received(origin, about.time_ms, message.subject, message.data)

@@ -192,9 +192,9 @@ class Worker:
                 wait_ms = self._apportion(group)
                 successor, successor_task = self._next, self._next_task
                 if successor is not None and successor_task is not None and successor.caught_up:
-                    await self._replace(successor)
-                    task.cancel()
-                    task = successor_task
+                    if await self._replace(successor):
+                        task.cancel()
+                        task = successor_task
                     continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
@@ -276,8 +276,12 @@ class Worker:
             self._next_task.cancel()
         self._next = self._next_task = None
 
-    async def _replace(self, successor: Session) -> None:
-        """Let a session take the place of the present one, once that has nothing on its way."""
+    async def _replace(self, successor: Session) -> bool:
+        """Let a session take the place of the present one, once that has nothing on its way.
+
+        Returns:
+            Whether it has: it may fail meanwhile, and then the present one goes on.
+        """
         session = self._session
         if session is not None:
             session.own(frozenset())
@@ -285,10 +289,13 @@ class Worker:
                 async with asyncio.timeout(LET_GO_MS / 1000):
                     while session.writing:
                         await self.wait_changed()
+        if self._next is not successor:
+            return False
         self._session, self._next, self._next_task = successor, None, None
         self._claimed_since_ms.clear()
         self.counts.handovers += 1
         self.roster.nudge()
+        return True
 
 
 def _checked(name: str) -> str:

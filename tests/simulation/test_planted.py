@@ -12,6 +12,10 @@ from everynode.testing.simulation.run import run_seed
 FIRST_SEED = 10_000
 STEPS_MAX = 4_000_000
 
+pytestmark = pytest.mark.timeout(
+    300
+)  # a fleet that never comes to rest has many steps, and coverage counts each line
+
 
 def first_failure(bug: str) -> tuple[Outcome | None, int]:
     """Run seeds with a bug until one fails, or the steps are used up; returns it, and how many steps that took."""

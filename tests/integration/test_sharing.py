@@ -27,7 +27,6 @@ from everynode.runtime import worker as worker_module
 from everynode.runtime.clock import SystemClock
 from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.runtime.roster import BEAT_BYTES_MAX, beat_subject, listen, read_beat
-from everynode.runtime.session import Session
 from everynode.runtime.settings import Connection
 from everynode.runtime.worker import Worker
 
@@ -497,18 +496,3 @@ class TestOthers:
         (beat,) = await listen(bus, SystemClock(), 700)
         assert ("steady", True, list(range(SHARDS))) == (beat.worker, beat.ready, list(beat.shards))
         assert EVERYTHING == part.worker.owned
-
-
-async def test_a_session_that_fails_while_it_waits_for_its_turn(bus: JetStreamBus) -> None:
-    """L1: it does not take the place of the one that works, which then nobody would have."""
-    worker = Worker(bus, "worker")
-    worker._session = present = Session(worker._means, frozenset({1}))
-    worker._next = successor = Session(worker._means, EVERYTHING)
-    present.writing = 1  # what is on its way is waited for
-    replacing = asyncio.create_task(worker._replace(successor))
-    await asyncio.sleep(0)
-    worker._next, present.writing = None, 0  # as after its failure
-    worker._notify()
-
-    assert not await replacing
-    assert present is worker._session

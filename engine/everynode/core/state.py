@@ -283,10 +283,10 @@ class FleetState:
         state = self.sets.get((pod.namespace, owner.name))  # type: ignore[call-overload]
         if state is None:
             state = self._set(SetKey(pod.namespace, owner.name))
-        self.dirty.add(state.key)
+        else:
+            self.dirty.add(state.key)
         state.put_pod(pod, sequence)
-        if pod.failures or state.min_ready_ms:
-            self._await_pod(state, pod)
+        self._await_pod(state, pod)
 
     def _pod_gone(self, message: PodGone, sequence: int, time_ms: int) -> None:
         set_key = message.set_key
@@ -434,6 +434,8 @@ class FleetState:
             self._due_max = max(DUE_ENTRIES_MIN, 2 * len(self._due))
 
     def _await_pod(self, state: SetState, pod: Pod) -> None:
+        if not pod.failures and not state.min_ready_ms:
+            return  # nothing about it waits for time
         for at_ms in state.turns_ms(pod):
             if self.now_ms < at_ms < NEVER_MS:
                 self._await(Due(at_ms, state.key, pod.node_key, ""))

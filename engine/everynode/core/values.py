@@ -36,9 +36,8 @@ WHOLE_MAX = 253_402_300_799_999
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)]
 
-_tuple_of = (
-    tuple.__new__
-)  # keys are made for each event, and a call of the class takes nearly twice as long
+# Keys are made for each event, and a call of the class takes nearly twice as long.
+_tuple_of = tuple.__new__
 
 
 class SetKey(NamedTuple):
@@ -67,9 +66,8 @@ class PodKey(NamedTuple):
     name: Name
 
 
-_set_key = functools.lru_cache(maxsize=4_096)(
-    SetKey
-)  # there are few sets, and each of their pods names one
+# There are few sets, and each of their pods names one.
+_set_key = functools.lru_cache(maxsize=4_096)(SetKey)
 
 
 class Value(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):

@@ -137,7 +137,8 @@ class Subjects:
         self.fleet = fleet
         self.shards = shards
         self.prefix = f"everynode.{fleet}"
-        # There are few of them, and each pod's subject begins with one.
+        # There are few of them, and the subject of each node and pod begins with one.
+        self._nodes_of = functools.lru_cache(maxsize=4_096)(self._name_nodes_of)
         self._pods_of = functools.lru_cache(maxsize=4_096)(self._name_pods_of)
 
     def of_set(self, kind: str, key: SetKey) -> str:
@@ -154,7 +155,10 @@ class Subjects:
         return self._of_node(key.backend, key.name)
 
     def _of_node(self, backend: str, name: str) -> str:
-        return f"{self.prefix}.node.{token(backend)}.{token(name)}"
+        return self._nodes_of(backend) + token(name)
+
+    def _name_nodes_of(self, backend: str) -> str:
+        return f"{self.prefix}.node.{token(backend)}."
 
     def _of_pod(self, pod: Pod | PodGone) -> str:
         owner = None if pod.owner is None else pod.owner.name

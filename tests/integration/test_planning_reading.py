@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import pytest
 
 from everynode import wire
 from everynode.core.events import DaemonSetObserved, NodeObserved
+from everynode.core.pacing import Limits
 from everynode.core.values import SetKey
 from everynode.ports import Outgoing
 from everynode.replay.planning_fleet import PlannedFleet
@@ -16,6 +19,8 @@ from everynode.runtime.jetstream import JetStreamBus
 from everynode.testing.builders import daemonset, node
 
 AGENT = SetKey("default", "agent")
+
+Until = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 def outgoing(bus: JetStreamBus, message: wire.AnyMessage) -> Outgoing:
@@ -40,3 +45,23 @@ async def test_all_of_it(bus: JetStreamBus, monkeypatch: pytest.MonkeyPatch, hel
     assert 2 == len(fleet.state.nodes.index)
     assert {AGENT} == set(fleet.state.sets)
     assert 0 == fleet.refused
+
+
+async def test_what_cannot_be_read(bus: JetStreamBus, until: Until) -> None:
+    """S8: of a node whose last message in STATE cannot be used, the one before it counts; LOG has it."""
+    good, bad = outgoing(bus, NodeObserved(node=node(name="node-1"))), b"no message"
+    await bus.publish([good, Outgoing(good.subject, bad)])
+    await bus.publish([outgoing(bus, DaemonSetObserved(daemonset=daemonset(name="agent")))])
+
+    async def state_has_it() -> bool:
+        async with aclosing(bus.read_state([bus.subjects.everything()])) as chunks:
+            found = [each.payload async for chunk in chunks for each in chunk]
+        return len(found) == 2 and bad in found
+
+    await until(state_has_it)
+    fleet = PlannedFleet(bus.subjects, [AGENT])
+    later_ms = time.time_ns() // 1_000_000 + 2 * Limits().horizon_ms
+    await read_planned_fleet(bus, fleet, later_ms)
+    fleet.settle(later_ms)
+    assert {"node-1"} == {key.name for key in fleet.state.nodes.index.ids}
+    assert 1 == fleet.refused

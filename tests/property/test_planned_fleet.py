@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.property.support_fingerprint import differences, fingerprint
@@ -11,6 +13,7 @@ from everynode import wire
 from everynode.core.pacing import Limits
 from everynode.core.state import FleetState, Record
 from everynode.ports import Received
+from everynode.replay import planning_fleet
 from everynode.replay.planning_fleet import PlannedFleet
 from everynode.testing.world import SHARDS
 
@@ -27,7 +30,7 @@ def planned(records: list[Record], sets: FleetState, now_ms: int) -> PlannedFlee
         subject = SUBJECTS.of(record.message)  # type: ignore[arg-type] # a world writes such messages only
         payload = wire.encode(record.message)  # type: ignore[arg-type] # as above
         if fleet.wants(subject):
-            assert fleet.take(Received(record.sequence, record.time_ms, subject, payload))
+            fleet.take(Received(record.sequence, record.time_ms, subject, payload))
     fleet.settle(now_ms)
     fleet.state.sequence = records[
         -1
@@ -35,17 +38,18 @@ def planned(records: list[Record], sets: FleetState, now_ms: int) -> PlannedFlee
     return fleet
 
 
-@given(histories(), st.booleans())
+@given(histories(), st.booleans(), st.sampled_from((1, 5, planning_fleet.HELD_RECORDS_MIN)))
 def test_it_knows_what_a_worker_knows(
-    history: tuple[list[Record], Limits], from_state: bool
+    history: tuple[list[Record], Limits], from_state: bool, held: int
 ) -> None:
-    """Of the log alone, or of STATE and the log after it."""
+    """Of the log alone, or of STATE and the log after it; whether it reads all at the end or a little at a time."""
     log, limits = history
     worker = folded(log, limits)
     kept = {SUBJECTS.of(each.message): each for each in log}  # type: ignore[arg-type] # as above
     is_state = {kind.name for kind in wire.KINDS if kind.kept_in_state}
     state = [each for subject, each in kept.items() if subject.split(".")[2] in is_state]
-    ours = planned([*state, *log] if from_state else log, worker, worker.now_ms)
+    with mock.patch.object(planning_fleet, "HELD_RECORDS_MIN", held):
+        ours = planned([*state, *log] if from_state else log, worker, worker.now_ms)
 
     found = differences(fingerprint(worker), fingerprint(ours.state))
     found = [each for each in found if not isinstance(each, tuple) or each[1] not in NOT_ASKED]

@@ -48,9 +48,44 @@ def test_what_went_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
             sequence = 1_000 + 2 * number + place
             subject, payload = SUBJECTS.of(message), wire.encode(message)
             known.take(Received(sequence, time_ms, subject, payload))
-    assert len(known._last) + len(known._gone) < 20
+    assert len(known._told) + len(known._last) + len(known._gone) < 40
     known.settle(NOW_MS + 100 * horizon_ms)
     assert 1 == len(known.state.sets[agent().key].pods)
+
+
+def test_what_cannot_be_read() -> None:
+    """The last that can be read counts, however much of it was overtaken; what was told later makes up for it."""
+    known = covered(agent(), NODES[:2])
+    (first, second) = running(agent(), NODES[:2], ready=False)
+    for sequence, message, payload in (
+        (100, first, wire.encode(first)),
+        (101, first, b"no message"),
+        (102, second, b'{"v":1,"kind":"PodGone"}'),
+        (103, second, wire.encode(second)),
+    ):
+        known.take(Received(sequence, NOW_MS, SUBJECTS.of(message), payload))
+    known.settle(NOW_MS)
+
+    assert [False, False] == [
+        each.pod.ready for each in known.state.sets[agent().key].pods.values()
+    ]
+    assert 1 == known.refused
+    assert [] == known.in_vain()
+
+
+def test_nothing_else_is_known() -> None:
+    """A message that cannot be used is named if nothing came in its place."""
+    known = fleet(NodeObserved(node=NODES[0]))
+    subjects = [SUBJECTS.of(NodeObserved(node=each)) for each in NODES[:2]]
+    for sequence, subject in enumerate(subjects, 100):
+        known.take(Received(sequence, NOW_MS, subject, b"no message"))
+    assert [Received(101, NOW_MS, subjects[1], b"")] == known.in_vain()
+
+
+@pytest.mark.parametrize("kind", ["pod", "pod.0", "command.a", "outcome", "daemonset", "other", ""])
+def test_a_subject_that_is_none(kind: str) -> None:
+    """Whoever may write may write on subjects that are too short: they are not wanted."""
+    assert not fleet().wants(f"{SUBJECTS.prefix}.{kind}")
 
 
 def test_what_comes_late() -> None:

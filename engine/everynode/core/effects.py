@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from everynode.core.commands import AdoptPod, CreatePod, DeletePod, ReleasePod
-from everynode.core.values import Pod
+from everynode.core.values import Pod, PodKey
 
 if TYPE_CHECKING:
     from everynode.core.setstate import Pending, SetState
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def has_taken_effect(state: SetState, pending: Pending) -> bool:
     """Say whether a command of the set was carried out, or has become pointless, by what was observed since."""
     command = pending.command
-    known, gone = state.pods.get(command.pod_key), state.gone_pods.get(command.pod_key)
+    # A plain tuple finds what a key finds, and to make a key takes longer than that.
+    key: PodKey = (command.backend, command.namespace, command.pod)  # type: ignore[assignment]
+    known, gone = state.pods.get(key), state.gone_pods.get(key)
     if gone is not None and gone.sequence > pending.sequence:
         return True  # though the set may have got it back, or another of this name may be there
     if isinstance(command, CreatePod):

@@ -125,18 +125,18 @@ class NodeIndex:
         """Take in a node as it is now; only the bits that differ are touched."""
         key: NodeKey = (node.backend, node.name)  # type: ignore[assignment] # finds the same, and is made at once
         node_id = self.ids.get(key)
-        if node_id is None:
+        old = None if node_id is None else self._nodes[node_id]
+        if node_id is None or old is None:
             self.departed.pop(key, None)
             return self._add(node)
-        old = self.node(node_id)
         labels = self._relabel(node_id, old, node) if old.labels != node.labels else NO_LABELS
         taints = self._retaint(node_id, old, node) if old.taints != node.taints else NO_TAINTS
         self._nodes[node_id] = node
-        readiness_changed = (
-            old.ready is not node.ready or old.unready_since_ms != node.unready_since_ms
-        )
-        if readiness_changed and old.ready is not node.ready:
-            self._put_readiness(node_id, node)
+        is_ready = node.ready
+        readiness_changed = old.unready_since_ms != node.unready_since_ms
+        if old.ready is not is_ready:
+            readiness_changed = True
+            (self.unready.discard if is_ready else self.unready.add)(node_id)
         return NodeChange(node_id, old.uid != node.uid, labels, taints, readiness_changed)
 
     def _relabel(self, node_id: int, old: Node, node: Node) -> frozenset[str]:
@@ -195,11 +195,9 @@ class NodeIndex:
             self._add_label(key, value, node_id)
         for taint in deciding_taints(node):
             self.by_taint.setdefault(taint, BitMap()).add(node_id)
-        self._put_readiness(node_id, node)
+        if not node.ready:
+            self.unready.add(node_id)
         return NodeChange(node_id, identity_changed=True)
-
-    def _put_readiness(self, node_id: int, node: Node) -> None:
-        (self.unready.discard if node.ready else self.unready.add)(node_id)
 
     def _add_label(self, key: str, value: str, node_id: int) -> None:
         values = self.by_label.get(key)

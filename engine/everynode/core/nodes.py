@@ -42,7 +42,9 @@ class KnownNodes:
             return None
         self._sequences[key] = sequence
         change = self.index.put(node)
-        return None if change.empty else self._noted(node.key, change)
+        if not change.readiness_changed and change.empty:
+            return None
+        return self._noted(node.key, change)
 
     def remove(self, key: NodeKey) -> NodeChange | None:
         """Take in that a node is gone; returns ``None`` if it was never heard of."""

@@ -257,6 +257,8 @@ class FleetState:
                 self.dirty.add(key)
 
     def _node_changed(self, change: NodeChange) -> None:
+        if not self.sets:
+            return  # it keeps nodes for others
         if change.identity_changed:
             self.dirty.update(self.sets)
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from everynode import wire
 from everynode.core.commands import COMMANDS
@@ -19,7 +20,7 @@ from everynode.core.identity import RevisionOf, shard_of
 from everynode.core.pacing import Limits
 from everynode.core.setstate import Pending, SetState
 from everynode.core.state import FleetState, Record
-from everynode.core.values import SetKey
+from everynode.core.values import Message, SetKey
 from everynode.errors import RefusedError
 from everynode.ports import Received
 from everynode.replay.durations import Durations
@@ -29,12 +30,19 @@ ARRIVAL_MS_MAX = 1_000
 """How long what is on its way is waited for; what takes longer waits for something else."""
 
 HELD_RECORDS_MIN = 10_000
-"""From how many nodes and pods on it is looked whether some of them went long ago; then each time they have doubled."""
+"""How much of nodes and pods is taken in before it is read, at least; else twice as much as is known of them."""
+
+IN_VAIN_MAX = 1_000
+"""Of so many messages that cannot be used it is remembered which they were."""
 
 _OF_A_SET = frozenset({"daemonset", "status", "decision", "revision"})
-_OF_A_SHARD = frozenset({"command", "outcome"})
+_FREQUENT = frozenset({"node", "pod"})
 _PASSING = frozenset({"decision", "command", "outcome"})
 """What is forgotten in time, and not kept by STATE."""
+
+_MAY_BE_GONE = PodGone.__name__.encode()
+
+_sequence_of = attrgetter("sequence")
 
 
 class PlannedFleet:
@@ -47,7 +55,7 @@ class PlannedFleet:
 
     Attributes:
         state: What is known, after ``settle``.
-        refused: How many messages could not be used.
+        refused: How many messages could not be used; what was told later in their place is not counted.
         shards: Those of the sets.
     """
 
@@ -73,8 +81,12 @@ class PlannedFleet:
             for key in self._keys
         )
         self._begins = len(subjects.prefix) + 1
+        self._told: list[Received] = []  # of nodes and pods; most of it is overtaken unread
         self._last: dict[str, Record] = {}  # of nodes and pods, by subject
         self._gone: list[Record] = []  # tombstones of pods of which something was told later
+        self._in_vain: dict[
+            str, tuple[int, int]
+        ] = {}  # sequence and time of what could not be used
         self._passing: deque[Received] = deque()
         self._newest_ms = 0
         self._held_max = HELD_RECORDS_MIN
@@ -85,51 +97,92 @@ class PlannedFleet:
         if kind == "node":
             return True
         tokens = rest.split(".")
-        if kind == "pod":
-            return tokens[0] in self._places and tokens[2] in self._namespaces
-        if kind in _OF_A_SET:
-            return ".".join((kind, *tokens[:3])) in self._sets
-        if kind in _OF_A_SHARD:
-            return self._subjects.parts(subject)[1] in self._shards
-        return False
+        match kind:
+            case "pod":
+                return tokens[0] in self._places and not self._namespaces.isdisjoint(tokens[2:3])
+            case "outcome":
+                return tokens[0] in self._shards
+            case "command":
+                return not self._shards.isdisjoint(tokens[2:3])
+            case _:
+                return kind in _OF_A_SET and ".".join((kind, *tokens[:3])) in self._sets
 
-    def take(self, received: Received) -> bool:
-        """Take in a message that is wanted: first what STATE kept, then the log's in their order.
+    def take(self, received: Received) -> None:
+        """Take in a message that is wanted: first what STATE kept, then the log's in their order."""
+        if received.time_ms > self._newest_ms:  # noqa: PLR1730 - for each message, and max() takes three times as long
+            self._newest_ms = received.time_ms
+        if received.sequence > self._sequence:  # noqa: PLR1730 - as above
+            self._sequence = received.sequence
+        kind = self._kind(received.subject)
+        if kind in _FREQUENT:
+            self._told.append(received)
+            if len(self._told) > self._held_max:
+                self._sort_out()
+        elif kind in _PASSING:
+            self._passing.append(received)
+            self._forget_passing(self._newest_ms)
+        else:
+            self._use(received, self.state.load)
 
-        Returns:
-            Whether it could be used, as far as that is known before ``settle``; if not, nothing has changed.
-        """
-        self._sequence = max(self._sequence, received.sequence)
-        if self._kind(received.subject) not in _PASSING:
-            return self._use(received, self._keep)
-        self._passing.append(received)
-        self._newest_ms = max(self._newest_ms, received.time_ms)
-        self._forget_passing(self._newest_ms)
-        return True
+    def in_vain(self) -> list[Received]:
+        """Name messages, without their bodies, that could not be used and in whose place nothing else is known."""
+        self._sort_out()
+        return [Received(*place, subject, b"") for subject, place in self._in_vain.items()]
 
-    def _use(self, received: Received, use: Callable[[Record, str], None]) -> bool:
+    def _read(self, received: Received) -> Record | None:
+        """Decode a message; ``None`` if it cannot be used."""
         try:
             message = wire.decode_from(self._subjects, received.subject, received.payload)
-            if not self._is_about_others(message):
-                use(Record(received.sequence, received.time_ms, message), received.subject)
         except RefusedError:
-            self.refused += 1
-            return False
-        return True
+            return None
+        return Record(received.sequence, received.time_ms, message)
 
-    def _keep(self, record: Record, subject: str) -> None:
-        if not isinstance(record.message, NodeObserved | NodeGone | PodObserved | PodGone):
-            self.state.load(record)
-            return
-        known = self._last.get(subject, record)
-        last, other = (known, record) if record.sequence < known.sequence else (record, known)
+    def _use(self, received: Received, use: Callable[[Record], None]) -> None:
+        """Take in a message, if it is not about another set of the same shard."""
+        record = self._read(received)
+        if record is None:
+            self._refuse(received)
+        elif not self._is_about_others(record.message):
+            try:
+                use(record)
+            except RefusedError:
+                self._refuse(received)
+            else:
+                self._in_vain.pop(received.subject, None)
+
+    def _refuse(self, received: Received) -> None:
+        self.refused += 1
+        if len(self._in_vain) < IN_VAIN_MAX:
+            self._in_vain[received.subject] = (received.sequence, received.time_ms)
+
+    def _sort_out(self) -> None:
+        """Read what was told of nodes and pods: of each the last message that can be used, and that pods were gone."""
+        told, self._told = self._told, []
+        told.sort(key=_sequence_of)
+        read: set[str] = set()
+        for received in reversed(told):
+            subject = received.subject
+            is_overtaken = subject in read
+            if is_overtaken and _MAY_BE_GONE not in received.payload:
+                continue
+            record = self._read(received)
+            if record is None:
+                if not is_overtaken:
+                    self._refuse(received)
+            elif not self._is_about_others(record.message):
+                read.add(subject)
+                self._keep(subject, record)
+        self._forget_gone(self._newest_ms - 2 * self.state.limits.horizon_ms)
+        self._held_max = max(HELD_RECORDS_MIN, 2 * (len(self._last) + len(self._gone)))
+
+    def _keep(self, subject: str, record: Record) -> None:
+        self._in_vain.pop(subject, None)
+        last, other = record, self._last.get(subject)
+        if other is not None and other.sequence > record.sequence:
+            last, other = other, record
         self._last[subject] = last
-        if other is not last and isinstance(other.message, PodGone):
+        if other is not None and type(other.message) is PodGone:
             self._gone.append(other)
-        self._newest_ms = max(self._newest_ms, record.time_ms)
-        if len(self._last) + len(self._gone) > self._held_max:
-            self._forget_gone(self._newest_ms - 2 * self.state.limits.horizon_ms)
-            self._held_max = max(HELD_RECORDS_MIN, 2 * (len(self._last) + len(self._gone)))
 
     def _forget_gone(self, oldest_ms: int) -> None:
         """Forget pods that went long ago: what was asked for while they were there is forgotten, too."""
@@ -143,7 +196,7 @@ class PlannedFleet:
         while self._passing and self._passing[0].time_ms < oldest_ms:
             self._passing.popleft()
 
-    def _is_about_others(self, message: wire.AnyMessage) -> bool:
+    def _is_about_others(self, message: Message) -> bool:
         """Say whether a message is about another set of the same shard."""
         match message:
             case NodeObserved() | NodeGone():
@@ -172,13 +225,14 @@ class PlannedFleet:
         """Let time pass up to now, and take over what was held back: how things are, and then what was asked for."""
         self._forget_passing(now_ms)
         self._load(now_ms)
-        for received in sorted(self._passing):
-            self._use(received, lambda record, _: self.state.fold(record))
+        for received in sorted(self._passing, key=_sequence_of):
+            self._use(received, self.state.fold)
         self._passing.clear()
         self.state.pass_time(now_ms)
 
     def _load(self, now_ms: int) -> None:
         """Take over how things are, and let go of commands that have taken effect and of what became of them."""
+        self._sort_out()
         begins_ms = self._passing[0].time_ms if self._passing else now_ms
         oldest_ms = begins_ms - self.state.limits.horizon_ms
         for record in (*self._last.values(), *self._gone):
@@ -190,11 +244,15 @@ class PlannedFleet:
         matter: deque[Received] = deque()
         for received in self._passing:
             kind, name = self._kind(received.subject), _last_token(received.subject)
-            if kind == "command":
-                if self._has_taken_effect(received):
-                    continue
-                awaited.add(name)
-            if kind != "outcome" or name in awaited:
+            if kind == "outcome":
+                matters = name in awaited
+            elif kind == "command":
+                matters = not self._has_taken_effect(received)
+                if matters:
+                    awaited.add(name)
+            else:
+                matters = True
+            if matters:
                 matter.append(received)
         self._passing = matter
 
@@ -203,10 +261,11 @@ class PlannedFleet:
             command = wire.decode(received.payload)
         except RefusedError:
             return False
-        if not isinstance(command, COMMANDS) or command.set_key not in self.state.sets:
+        if not isinstance(command, COMMANDS):
             return False
+        state = self.state.sets.get((command.namespace, command.daemonset))  # type: ignore[call-overload]
         pending = Pending(command, received.sequence, command.expires_ms)
-        return has_taken_effect(self.state.sets[command.set_key], pending)
+        return state is not None and has_taken_effect(state, pending)
 
     def _kind(self, subject: str) -> str:
         return subject[self._begins :].partition(".")[0]

@@ -197,14 +197,14 @@ class Replay:
 
     def run(self, entries: Iterable[Entry]) -> Iterator[Decided]:
         """Fold all entries; hands out the decisions as they come to be repeated, in the order of what they knew."""
-        ahead = self._ahead
+        ahead, decisions = self._ahead, self._decisions
         for entry in entries:
             received = entry.received
             if entry.is_kept:
                 self._load(received)
                 continue
             ahead.append(received)
-            if self._open is not None or received.subject.startswith(self._decisions):
+            if self._open is not None or received.subject.startswith(decisions):
                 self._gather(received)
             if len(ahead) > AHEAD_MESSAGES_MAX:
                 if self._expected and self._is_due:

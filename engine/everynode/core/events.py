@@ -25,6 +25,8 @@ from everynode.core.values import (
     SetKey,
     Status,
     Whole,
+    key_of,
+    set_key_of,
 )
 
 
@@ -50,7 +52,7 @@ class NodeGone(Message, frozen=True):
     @property
     def key(self) -> NodeKey:
         """Which node this was."""
-        return NodeKey(self.backend, self.name)
+        return key_of(NodeKey, (self.backend, self.name))
 
 
 @final  # so that type checkers know what is none, by its class
@@ -88,17 +90,17 @@ class PodGone(Message, frozen=True):
     @property
     def key(self) -> PodKey:
         """Which pod this was."""
-        return PodKey(self.backend, self.namespace, self.name)
+        return key_of(PodKey, (self.backend, self.namespace, self.name))
 
     @property
     def set_key(self) -> SetKey | None:
         """The set that controlled it; ``None`` for an orphan."""
-        return None if self.owner is None else SetKey(self.namespace, self.owner.name)
+        return None if self.owner is None else set_key_of(self.namespace, self.owner.name)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it ran on."""
-        return NodeKey(self.backend, self.node)
+        return key_of(NodeKey, (self.backend, self.node))
 
 
 class DaemonSetObserved(Message, frozen=True):

@@ -36,8 +36,8 @@ WHOLE_MAX = 253_402_300_799_999
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)]
 
-# Keys are made for each event, and a call of the class takes nearly twice as long.
-_tuple_of = tuple.__new__
+key_of = tuple.__new__
+"""Makes a key of its class and its parts. Keys are made for each event, and a call of the class takes twice as long."""
 
 
 class SetKey(NamedTuple):
@@ -66,8 +66,8 @@ class PodKey(NamedTuple):
     name: Name
 
 
-# There are few sets, and each of their pods names one.
-_set_key = functools.lru_cache(maxsize=4_096)(SetKey)
+set_key_of = functools.lru_cache(maxsize=4_096)(SetKey)
+"""Makes the key of a set. There are few sets, and each of their pods names one."""
 
 
 class Value(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
@@ -108,7 +108,7 @@ class Node(Value, frozen=True):
     @property
     def key(self) -> NodeKey:
         """Which node this is."""
-        return _tuple_of(NodeKey, (self.backend, self.name))
+        return key_of(NodeKey, (self.backend, self.name))
 
 
 class Owner(Value, frozen=True):
@@ -155,17 +155,17 @@ class Pod(Value, frozen=True):
     @property
     def key(self) -> PodKey:
         """Which pod this is."""
-        return _tuple_of(PodKey, (self.backend, self.namespace, self.name))
+        return key_of(PodKey, (self.backend, self.namespace, self.name))
 
     @property
     def set_key(self) -> SetKey | None:
         """The set that controls it; ``None`` for an orphan."""
-        return None if self.owner is None else _set_key(self.namespace, self.owner.name)
+        return None if self.owner is None else set_key_of(self.namespace, self.owner.name)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it belongs to."""
-        return _tuple_of(NodeKey, (self.backend, self.node))
+        return key_of(NodeKey, (self.backend, self.node))
 
     @property
     def finished(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.property.test_replay import assert_same, recorded, replayed
 
 from everynode.core.commands import CreatePod
 from everynode.core.events import NodeGone, NodeObserved
 from everynode.core.pacing import RETRY_FIRST_MS
 from everynode.core.values import SetKey
+from everynode.replay import replaying
 from everynode.replay.replaying import Replay
 from everynode.testing.builders import BACKEND, daemonset, node, pod
 from everynode.testing.world import World
@@ -55,6 +57,20 @@ def test_a_node_that_was_never_heard_of() -> None:
 
     assert len(NAMES) == deletes
     assert_same(world)
+
+
+@pytest.mark.parametrize("limit", ["AHEAD_MESSAGES_MAX", "AHEAD_BYTES_MAX"])
+def test_out_of_reach(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """B1: what is read ahead is bounded, by number and by size; what lies further back is said and not decided."""
+    monkeypatch.setattr(replaying, limit, 1)
+    world = lived()
+    replay = Replay(world.subjects, world.limits)
+
+    found = list(replay.run(recorded(world)))
+
+    assert 0 < replay.counts.out_of_reach == sum(bool(each.why_not) for each in found)
+    assert [None] * len(found) == [each.difference() for each in found]
+    assert world.log[-1].sequence == replay.sequence
 
 
 def test_nodes_move_every_clock() -> None:

@@ -32,8 +32,8 @@ from everynode.replay.recording import Entry
 from everynode.replay.streams import record_of
 
 AHEAD_MESSAGES_MAX = 50_000
+AHEAD_BYTES_MAX = 64 * 1024 * 1024
 """How far is read ahead of what is folded: a decision that was made longer before it was stored cannot be repeated."""
-
 
 READERS_MAX = 65_536
 """Subjects of which is remembered who reads them."""
@@ -198,6 +198,7 @@ class Replay:
     def run(self, entries: Iterable[Entry]) -> Iterator[Decided]:
         """Fold all entries; hands out the decisions as they come to be repeated, in the order of what they knew."""
         ahead, decisions = self._ahead, self._decisions
+        ahead_bytes = 0
         for entry in entries:
             received = entry.received
             if entry.is_kept:
@@ -206,10 +207,13 @@ class Replay:
             ahead.append(received)
             if self._open is not None or received.subject.startswith(decisions):
                 self._gather(received)
-            if len(ahead) > AHEAD_MESSAGES_MAX:
+            ahead_bytes += len(received.payload)
+            while len(ahead) > AHEAD_MESSAGES_MAX or ahead_bytes > AHEAD_BYTES_MAX:
                 if self._expected and self._is_due:
                     yield from self._due()
-                self._fold(ahead.popleft())
+                received = ahead.popleft()
+                ahead_bytes -= len(received.payload)
+                self._fold(received)
         while self._ahead:
             yield from self._due()
             self._fold(self._ahead.popleft())
@@ -303,7 +307,7 @@ class Replay:
         if received.sequence < self._from_sequence:
             why_not = "it stands before what was recorded"
         elif decision.basis < self.sequence:
-            why_not = f"it was decided more than {AHEAD_MESSAGES_MAX} messages before it was stored"
+            why_not = "it was decided too many messages before it was stored"
         if why_not:
             return Decided(received, decision, batch, None, why_not)
         proposal = self._propose(decision)

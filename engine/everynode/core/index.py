@@ -81,6 +81,7 @@ class NodeIndex:
         self.unready = BitMap()
         self.departed: dict[NodeKey, None] = {}
         self._nodes: list[Node | None] = []
+        self._keys: list[NodeKey | None] = []
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -110,7 +111,11 @@ class NodeIndex:
         Raises:
             LookupError: No node has this id.
         """
-        return self.node(node_id).key
+        key = self._keys[node_id]
+        if key is None:
+            message = f"no node has id {node_id}"
+            raise LookupError(message)
+        return key
 
     def named(self, name: str) -> BitMap:
         """Return the nodes of this name: at most one in each backend."""
@@ -177,18 +182,20 @@ class NodeIndex:
             del self.by_backend[node.backend]
         self.everything.discard(node_id)
         self.unready.discard(node_id)
-        self._nodes[node_id] = None
+        self._nodes[node_id] = self._keys[node_id] = None
         heapq.heappush(self._free, node_id)
         return NodeChange(node_id, identity_changed=True)
 
     def _add(self, node: Node) -> NodeChange:
+        key = node.key
         if self._free:
             node_id = heapq.heappop(self._free)
-            self._nodes[node_id] = node
+            self._nodes[node_id], self._keys[node_id] = node, key
         else:
             node_id = len(self._nodes)
             self._nodes.append(node)
-        self.ids[node.key] = node_id
+            self._keys.append(key)
+        self.ids[key] = node_id
         self.everything.add(node_id)
         self.by_backend.setdefault(node.backend, BitMap()).add(node_id)
         for key, value in node.labels.items():

@@ -246,10 +246,9 @@ class _Foresight:
     def _stuck(self) -> BitMap:
         nodes, index = self.nodes, self.index
         stuck = BitMap()
-        for node_id in self.nodes.eligible - self.found.skipped:
+        sound = nodes.serving - self.found.made - BitMap(list(self.survivors))
+        for node_id in nodes.eligible - self.found.skipped - sound:
             pod = self.survivors.get(node_id)
-            if pod is None and node_id in nodes.serving and node_id not in self.found.made:
-                continue
             if pod is None and node_id in nodes.occupied and node_id not in self.found.made:
                 pods = self._pods(index.key(node_id))
                 pod = next((each for each in pods if each.live), None)

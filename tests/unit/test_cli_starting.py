@@ -1,15 +1,41 @@
-"""How the program starts: packages that are loaded when they are used."""
+"""How the program starts: what is loaded when it is used, what is loaded without rich, and what is not loaded."""
 
 from __future__ import annotations
 
+import gc
 import importlib
+import os
+import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
 
 from everynode.cli import starting
-from everynode.cli.starting import LoadsWhenUsed
+from everynode.cli.starting import GARBAGE_THRESHOLD, LoadsWhenUsed, LoadsWithoutRich
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDING = str(ROOT / "tests" / "recordings" / "covering.everynode")
+MANIFEST = str(ROOT / "deploy" / "examples" / "fluentd.yaml")
+
+START_AND_TELL = """
+import gc, sys
+from everynode.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print(*sys.modules, gc.isenabled(), gc.get_threshold()[0], file=sys.stderr)
+"""
+"""Runs a command and says, in the last line on stderr, what was imported, and how garbage is collected in the end."""
+
+
+def told(*words: str) -> list[str]:
+    """What START_AND_TELL tells of a command."""
+    command = [sys.executable, "-c", START_AND_TELL, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stderr.splitlines()[-1].split()
 
 
 @pytest.fixture
@@ -53,3 +79,53 @@ def test_what_is_not_there_cannot_be_imported(package: str, tmp_path: Path) -> N
 def test_others_are_left_to_python() -> None:
     """It has no opinion about them."""
     assert LoadsWhenUsed().find_spec("json", None) is None
+
+
+def test_one_package_is_loaded_without_rich(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hears that there is none; everybody else has the same one before and after."""
+    rich = importlib.import_module("rich")
+    name = "everynode_asks_for_rich"
+    asks = "try:\n    import rich\nexcept ImportError:\n    rich = None\n"
+    (tmp_path / f"{name}.py").write_text(asks)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(starting, "LOADED_WITHOUT_RICH", name)
+    monkeypatch.setattr(sys, "meta_path", [LoadsWithoutRich(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+
+    module = importlib.import_module(name)
+    assert module.rich is None
+    assert module.__spec__ is not None
+    assert type(module.__loader__) is type(module.__spec__.loader) is SourceFileLoader
+    assert importlib.import_module("rich") is rich
+
+
+TRACEBACKS = {"attr", "pygments", "rich.pretty", "rich.traceback"}
+RICH = {"rich.console", "rich.text"} | TRACEBACKS
+SERVER = {"nats", "everynode.runtime.jetstream", "aiohttp.client"}
+
+
+@pytest.mark.parametrize(
+    ("words", "unwanted"),
+    [
+        (["version"], RICH | SERVER | {"structlog"}),
+        (["plan", "-f", MANIFEST, "--recording", RECORDING], RICH | SERVER),
+        (["explain", "ds/agent", "--recording", RECORDING], RICH | SERVER),
+        (["timeline", "ds/agent", "--recording", RECORDING], SERVER | TRACEBACKS),
+        (["replay", RECORDING], SERVER | TRACEBACKS),
+    ],
+    ids=["version", "plan", "explain", "timeline", "replay"],
+)
+def test_what_is_not_used_is_not_loaded(words: list[str], unwanted: set[str]) -> None:
+    """What takes long to import stays out of commands that work without it."""
+    loaded = set(told(*words))
+    assert "everynode.cli" in loaded
+    assert set() == unwanted & loaded
+
+
+def test_garbage_is_collected_once_a_command_works() -> None:
+    """Nothing is looked through while the program starts, and what a command makes is looked through seldom."""
+    assert ["True", str(GARBAGE_THRESHOLD)] == told("plan", "-f", os.devnull)[-2:]
+    assert "False" == told("version")[-2]
+    assert gc.isenabled()  # importing single commands, as here, changes nothing

@@ -34,7 +34,6 @@ from everynode.core.setstate import PROGRESSING
 from everynode.core.values import DaemonSet, Node, NodeKey, Pod, SetKey, Status
 from everynode.replay.recording import Entry
 from everynode.runtime.clock import timestamp
-from everynode.runtime.jetstream import connect
 from everynode.runtime.revisions import current_hash
 from everynode.runtime.view import FleetView
 
@@ -102,6 +101,8 @@ async def explain(
 
 
 async def _explain_now(target: Target, key: SetKey, node: str, output: OutputFormat) -> ExitCode:
+    from everynode.runtime.jetstream import connect  # noqa: PLC0415 - takes long; a recording needs no server
+
     async with await connect(target.connection, target.fleet) as bus:
         kinds = ("node", "daemonset", *(("status", "pod") if node else ()))
         view = await read_fleet(bus, kinds, key, node)

@@ -25,8 +25,8 @@ from everynode.replay.history import read_history
 from everynode.replay.recording import Entry
 from everynode.replay.replaying import renaming
 from everynode.replay.streams import Stream, subject_filter
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.clock import timestamp
-from everynode.runtime.jetstream import JetStreamBus, connect
 from everynode.wire import Subjects
 
 OUTCOMES_ASKED_MAX = 200
@@ -127,6 +127,8 @@ async def opened_past(target: Target, recording: Path | None, at: str) -> AsyncI
         if past.now_ms > past.ends_ms:
             note_line(f"{recording}: its last message is of {timestamp(past.ends_ms)}")
         return
+    from everynode.runtime.jetstream import connect  # noqa: PLC0415 - takes long; a recording needs no server
+
     async with await connect(target.connection, target.fleet) as bus:
         begins_ms = await bus.time_of((await bus.log_position()).first_sequence)
         if when.at_ms is not None and begins_ms is not None and when.at_ms < begins_ms:
@@ -135,7 +137,7 @@ async def opened_past(target: Target, recording: Path | None, at: str) -> AsyncI
 
 
 class _LivePast:
-    def __init__(self, bus: JetStreamBus, when: When, begins_ms: int | None) -> None:
+    def __init__(self, bus: FleetBus, when: When, begins_ms: int | None) -> None:
         self.subjects = bus.subjects
         self.naming: RevisionOf = revision_of
         self.now_ms = when.now_ms if when.at_ms is None else when.at_ms

@@ -18,6 +18,7 @@ import typer
 
 from everynode.cli.exits import ExitCode
 from everynode.cli.running import run
+from everynode.cli.starting import spare_garbage_collection
 from everynode.cli.terminal import discard_stdout, forbid_color
 from everynode.errors import ConfigurationError
 from everynode.runtime.settings import SERVER_DEFAULT, Connection
@@ -243,7 +244,10 @@ def prepare_messages(
     log_level: LogLevelOption = None,
     log_format: LogFormatOption = None,
 ) -> None:
-    """Set up colour and log lines; what stands after the command counts more than what stands before it."""
+    """Set up colour and log lines; what stands after the command counts more than what stands before it.
+
+    Whatever works for long calls it first, so the start ends here: from now on garbage is collected.
+    """
     from everynode.cli import logs  # noqa: PLC0415 - the root's help needs no log
 
     if no_color:
@@ -253,6 +257,7 @@ def prepare_messages(
         level=log_level or before.get("log_level") or default_level,
         log_format=log_format or before.get("log_format") or LogFormat.CONSOLE,
     )
+    spare_garbage_collection()
 
 
 _P = ParamSpec("_P")

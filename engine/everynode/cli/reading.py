@@ -15,13 +15,13 @@ from everynode.core.events import NoticeReported
 from everynode.core.values import Notice, SetKey
 from everynode.errors import MalformedMessageError
 from everynode.ports import Received
-from everynode.runtime.jetstream import JetStreamBus
+from everynode.runtime.bus import FleetBus
 from everynode.runtime.view import FleetView, read_view
 from everynode.wire import decode_from, token
 
 
 async def read_fleet(
-    bus: JetStreamBus, kinds: Sequence[str], key: SetKey | None = None, node: str = ""
+    bus: FleetBus, kinds: Sequence[str], key: SetKey | None = None, node: str = ""
 ) -> FleetView:
     """Read what there is now, and warn of messages that cannot be read.
 
@@ -57,7 +57,7 @@ class NoticeWish(NamedTuple):
     name: str
     types: frozenset[str] = frozenset()
 
-    def subject(self, bus: JetStreamBus) -> str:
+    def subject(self, bus: FleetBus) -> str:
         """Name the narrowest subject on which all of them stand."""
         if self.namespace and self.name:
             return bus.subjects.of_set("notice", SetKey(self.namespace, self.name))
@@ -73,9 +73,7 @@ class NoticeWish(NamedTuple):
             and (not self.types or notice.type in self.types)
         )
 
-    def found_in(
-        self, bus: JetStreamBus, chunk: Iterable[Received]
-    ) -> Iterator[tuple[Notice, int]]:
+    def found_in(self, bus: FleetBus, chunk: Iterable[Received]) -> Iterator[tuple[Notice, int]]:
         """Find them among messages, each with the time at which the log took it in; what cannot be read is left out."""
         for received in chunk:
             try:
@@ -86,9 +84,7 @@ class NoticeWish(NamedTuple):
                 yield message.notice, received.time_ms
 
 
-async def read_notices(
-    bus: JetStreamBus, wish: NoticeWish, since_ms: int, folder: EventFolder
-) -> int:
+async def read_notices(bus: FleetBus, wish: NoticeWish, since_ms: int, folder: EventFolder) -> int:
     """Fold what people were told until now.
 
     Args:

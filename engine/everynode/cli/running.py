@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from everynode.cli.exits import ExitCode
-from everynode.cli.starting import spare_garbage_collection
 from everynode.cli.terminal import error_line
 from everynode.errors import EverynodeError
 
@@ -35,7 +34,6 @@ def run(command: Coroutine[Any, Any, ExitCode]) -> ExitCode:
     Raises:
         EverynodeError: What it raised.
     """
-    spare_garbage_collection()
     return asyncio.run(_until_done_or_asked(command))
 
 

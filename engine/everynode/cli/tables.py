@@ -7,12 +7,12 @@ or `Cell`s; whether colour is wanted is the caller's business. (rich's own table
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING, NamedTuple
 
 from everynode.cli.terminal import harmless, stdout_is_terminal
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 GAP = "   "
 UNKNOWN = "<unknown>"
@@ -72,6 +72,8 @@ class Columns:
 
     def styled_line(self, row: Row) -> Text:
         """Write one row with its colours."""
+        from rich.text import Text  # noqa: PLC0415 - takes long, and only terminals need it
+
         text = Text(no_wrap=True)
         for value, width in zip(row, self._widths, strict=True):
             cell = _cell(value)
@@ -82,6 +84,8 @@ class Columns:
 
     def styled(self) -> Text:
         """Write all with colours."""
+        from rich.text import Text  # noqa: PLC0415 - takes long, and only terminals need it
+
         return Text("\n").join([self.styled_line(row) for row in (self.header, *self.rows)])
 
     def print(self) -> None:
@@ -94,10 +98,12 @@ class Columns:
 
     @staticmethod
     def _print(text: Text | str) -> None:
-        if isinstance(text, Text):
-            Console(highlight=False).print(text, soft_wrap=True)
-        else:
+        if isinstance(text, str):
             print(text, flush=True)
+            return
+        from rich.console import Console  # noqa: PLC0415 - takes long, and only terminals need it
+
+        Console(highlight=False).print(text, soft_wrap=True)
 
 
 def progress_cell(count: int, wanted: int) -> Cell:

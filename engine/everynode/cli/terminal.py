@@ -11,9 +11,10 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def forbid_color() -> None:
@@ -53,6 +54,8 @@ def discard_stdout() -> None:
 
 def error_console() -> Console:
     """Make a console on stderr, for progress and for what is shown live."""
+    from rich.console import Console  # noqa: PLC0415 - takes long, and only terminals need it
+
     return Console(stderr=True, highlight=False)
 
 
@@ -95,6 +98,8 @@ def progress_of(what: str, begins: int = 0) -> Iterator[Callable[[int, int], Non
 
 def _message(label: str, style: str, text: str) -> None:
     if stderr_is_terminal():
+        from rich.text import Text  # noqa: PLC0415 - takes long, and only terminals need it
+
         line = Text.assemble((f"{label}:", style), " ", text)
         error_console().print(line, soft_wrap=True)
     else:

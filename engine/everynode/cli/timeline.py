@@ -38,7 +38,6 @@ from everynode.replay.recording import Entry
 from everynode.replay.streams import record_of, subject_filter
 from everynode.replay.timeline import MarkKind, Timeline, subjects_of
 from everynode.runtime.clock import moment, timestamp
-from everynode.runtime.jetstream import connect
 from everynode.wire import Subjects
 
 EPILOG = """
@@ -158,6 +157,8 @@ async def timeline(
 
 async def _in_fleet(target: Target, wish: _Wish, now_ms: int) -> _Found:
     """Read the set's past from a live fleet's log."""
+    from everynode.runtime.jetstream import connect  # noqa: PLC0415 - takes long; a recording needs no server
+
     source = f"fleet {target.fleet}"
     async with await connect(target.connection, target.fleet) as bus:
         begins_ms = await bus.time_of((await bus.log_position()).first_sequence) or 0

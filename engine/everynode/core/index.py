@@ -198,8 +198,8 @@ class NodeIndex:
         self.ids[key] = node_id
         self.everything.add(node_id)
         self.by_backend.setdefault(node.backend, BitMap()).add(node_id)
-        for key, value in node.labels.items():
-            self._add_label(key, value, node_id)
+        for label, value in node.labels.items():
+            self._add_label(label, value, node_id)
         for taint in deciding_taints(node):
             self.by_taint.setdefault(taint, BitMap()).add(node_id)
         if not node.ready:

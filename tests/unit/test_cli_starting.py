@@ -104,6 +104,7 @@ def test_one_package_is_loaded_without_rich(
 TRACEBACKS = {"attr", "pygments", "rich.pretty", "rich.traceback"}
 RICH = {"rich.console", "rich.text"} | TRACEBACKS
 SERVER = {"nats", "everynode.runtime.jetstream", "aiohttp.client"}
+MANIFESTS = {"yaml", "everynode.manifest"}
 
 
 @pytest.mark.parametrize(
@@ -111,9 +112,9 @@ SERVER = {"nats", "everynode.runtime.jetstream", "aiohttp.client"}
     [
         (["version"], RICH | SERVER | {"structlog"}),
         (["plan", "-f", MANIFEST, "--recording", RECORDING], RICH | SERVER),
-        (["explain", "ds/agent", "--recording", RECORDING], RICH | SERVER),
-        (["timeline", "ds/agent", "--recording", RECORDING], SERVER | TRACEBACKS),
-        (["replay", RECORDING], SERVER | TRACEBACKS),
+        (["explain", "ds/agent", "--recording", RECORDING], RICH | SERVER | MANIFESTS),
+        (["timeline", "ds/agent", "--recording", RECORDING], SERVER | TRACEBACKS | MANIFESTS),
+        (["replay", RECORDING], SERVER | TRACEBACKS | MANIFESTS),
     ],
     ids=["version", "plan", "explain", "timeline", "replay"],
 )

@@ -7,15 +7,15 @@ else, and is an error at the end.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NamedTuple
 
 import typer
 
-from everynode.cli.documents import read_documents
 from everynode.cli.installed import SOURCES, installed, load
 from everynode.cli.quantities import parse_moment_ms
 from everynode.cli.starting import spare_garbage_collection
@@ -23,11 +23,13 @@ from everynode.cli.terminal import error_line, note_line, progress_of
 from everynode.core.values import DaemonSet
 from everynode.errors import RecordingError
 from everynode.ports import Happened, PassedOver, RecordedFile
-from everynode.replay.machine_events import UNITS, Trace, columns_of, read_trace
 from everynode.replay.recording import Entry, Reader
 from everynode.replay.sources import recorded_file, stream_of_source
 from everynode.replay.streams import Stream, stream_of
 from everynode.runtime.clock import timestamp
+
+if TYPE_CHECKING:
+    from everynode.replay.machine_events import Trace
 
 PROGRESS_MESSAGES = 5_000
 FAULTS_SHOWN_MAX = 10
@@ -122,11 +124,21 @@ def stream_source(
         raise typer.BadParameter(text, param_hint="--filename")
     trace: Trace | None = None
     if columns:
+        from everynode.replay.machine_events import (  # noqa: PLC0415 - takes long
+            UNITS,
+            Trace,
+            columns_of,
+        )
+
         try:
             found = columns_of(columns)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--map") from error
         trace = Trace(found, UNITS[time_unit.value], parse_moment_ms(epoch, 0, "--epoch"))
+    if not filenames:
+        return StreamSource(kind, trace)
+    from everynode.cli.documents import read_documents  # noqa: PLC0415 - takes long, and a recording needs no manifest
+
     documents = read_documents(filenames)
     documents.report()
     documents.keep_last()
@@ -230,6 +242,8 @@ def _until(stream: Stream, until_ms: int | None, *, is_told: bool = True) -> Ite
 
 def _read(source: StreamSource, files: Sequence[RecordedFile]) -> Iterator[Happened | PassedOver]:
     if source.trace is not None:
+        from everynode.replay.machine_events import read_trace  # noqa: PLC0415 - takes long
+
         return read_trace(files, source.kind, source.trace)
     found: Iterator[Happened | PassedOver] = load(SOURCES, source.kind)(files, source.kind)
     return found
@@ -304,7 +318,8 @@ def _shown(
     """Read the messages, and show how far that has come."""
     size = sum(each for _, each in files)
     is_known = all(each for _, each in files)
-    for number, entry in enumerate(entries):
-        if is_known and number % PROGRESS_MESSAGES == 0:
+    for entry in entries:
+        if is_known:
             progress(sum(file.tell() for file, _ in files), size)
         yield entry
+        yield from itertools.islice(entries, PROGRESS_MESSAGES - 1)

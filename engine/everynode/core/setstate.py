@@ -341,21 +341,22 @@ class SetState:
 
     def _settle_on(self, node: NodeKey) -> None:
         for command_id in self.pending_on.get(node, ()):
-            if has_taken_effect(self, self.pending[command_id]):
+            pending = self.pending[command_id]
+            if has_taken_effect(self, pending.command, pending.sequence):
                 self.settle(command_id)
         for command_id in self.failures_on.get(node, ()):
-            if has_taken_effect(self, self.failures[command_id].pending):
+            pending = self.failures[command_id].pending
+            if has_taken_effect(self, pending.command, pending.sequence):
                 self._drop_failure(command_id)  # it has worked after all
 
     def issue(self, command: Command, sequence: int) -> None:
         """Take in a command from the log: it is pending until its effect is observed, it fails or expires."""
-        pending = Pending(command, sequence, command.expires_ms)
         node = command.node_key
         failure = self.failures.get(command.id)
         if failure is not None and failure.pending.sequence >= sequence:
             return
-        if command.id not in self.pending and not has_taken_effect(self, pending):
-            self.pending[command.id] = pending
+        if command.id not in self.pending and not has_taken_effect(self, command, sequence):
+            self.pending[command.id] = Pending(command, sequence, command.expires_ms)
             self.pending_on[node] = (*self.pending_on.get(node, ()), command.id)
             self._count_pending(command, 1)
         self.touched.add(node)

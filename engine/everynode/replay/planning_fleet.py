@@ -18,7 +18,7 @@ from everynode.core.effects import has_taken_effect
 from everynode.core.events import NodeGone, NodeObserved, PodGone, PodObserved
 from everynode.core.identity import RevisionOf, shard_of
 from everynode.core.pacing import Limits
-from everynode.core.setstate import Pending, SetState
+from everynode.core.setstate import SetState
 from everynode.core.state import FleetState, Record
 from everynode.core.values import Message, SetKey
 from everynode.errors import RefusedError
@@ -81,6 +81,8 @@ class PlannedFleet:
             for key in self._keys
         )
         self._begins = len(subjects.prefix) + 1
+        self._commands = f"{subjects.prefix}.command."
+        self._outcomes = f"{subjects.prefix}.outcome."
         self._told: list[Received] = []  # of nodes and pods; most of it is overtaken unread
         self._last: dict[str, Record] = {}  # of nodes and pods, by subject
         self._gone: list[Record] = []  # tombstones of pods of which something was told later
@@ -214,11 +216,10 @@ class PlannedFleet:
         if not self._passing:
             return []
         self._load(self._newest_ms)
-        prefix = f"{self._subjects.prefix}.outcome"
         return [
-            f"{prefix}.{self._subjects.parts(each.subject)[1]}.{_last_token(each.subject)}"
+            f"{self._outcomes}{self._subjects.parts(each.subject)[1]}.{_last_token(each.subject)}"
             for each in self._passing
-            if self._kind(each.subject) == "command"
+            if each.subject.startswith(self._commands)
         ]
 
     def settle(self, now_ms: int) -> None:
@@ -243,13 +244,13 @@ class PlannedFleet:
         awaited: set[str] = set()
         matter: deque[Received] = deque()
         for received in self._passing:
-            kind, name = self._kind(received.subject), _last_token(received.subject)
-            if kind == "outcome":
-                matters = name in awaited
-            elif kind == "command":
+            subject = received.subject
+            if subject.startswith(self._outcomes):
+                matters = bool(awaited) and _last_token(subject) in awaited
+            elif subject.startswith(self._commands):
                 matters = not self._has_taken_effect(received)
                 if matters:
-                    awaited.add(name)
+                    awaited.add(_last_token(subject))
             else:
                 matters = True
             if matters:
@@ -264,8 +265,7 @@ class PlannedFleet:
         if not isinstance(command, COMMANDS):
             return False
         state = self.state.sets.get((command.namespace, command.daemonset))  # type: ignore[call-overload]
-        pending = Pending(command, received.sequence, command.expires_ms)
-        return state is not None and has_taken_effect(state, pending)
+        return state is not None and has_taken_effect(state, command, received.sequence)
 
     def _kind(self, subject: str) -> str:
         return subject[self._begins :].partition(".")[0]

@@ -10,7 +10,7 @@ from msgspec import structs
 from everynode.core.commands import AdoptPod, Command, CreatePod, DeletePod, ReleasePod
 from everynode.core.effects import has_taken_effect
 from everynode.core.events import PodGone
-from everynode.core.setstate import Pending, SetState
+from everynode.core.setstate import SetState
 from everynode.core.values import Owner, Pod
 from everynode.testing.builders import daemonset, node, pod
 from everynode.testing.situations import AGENT, SET
@@ -66,7 +66,7 @@ def effect(command: Command, observed: list[Observed]) -> bool:
             state.put_pod(message, sequence)
         else:
             state.drop_pod(message, sequence, 0)
-    return has_taken_effect(state, Pending(command, ISSUED, 0))
+    return has_taken_effect(state, command, ISSUED)
 
 
 @pytest.mark.parametrize(
@@ -164,4 +164,4 @@ def test_an_adoption_for_a_set_that_was_made_anew(uid: str, sequence: int, wante
     state.daemonset = daemonset(uid=uid) if uid else None
     state.sequence = sequence
 
-    assert wanted == has_taken_effect(state, Pending(ADOPT, ISSUED, 0))
+    assert wanted == has_taken_effect(state, ADOPT, ISSUED)

@@ -160,7 +160,8 @@ def _recorded(path: Path, at: str, documents: Documents) -> tuple[Planner, bool]
         try:
             for entry in stream.entries:
                 received = entry.received
-                last_ms = last_ms if entry.is_kept else max(last_ms, received.time_ms)
+                if received.time_ms > last_ms and not entry.is_kept:
+                    last_ms = received.time_ms
                 if fleet.wants(received.subject):
                     fleet.take(received)
         except RecordingError as error:

@@ -30,14 +30,14 @@ ARRIVAL_MS_MAX = 1_000
 """How long what is on its way is waited for; what takes longer waits for something else."""
 
 HELD_RECORDS_MIN = 10_000
-"""How much of nodes and pods is taken in before it is read, at least; else twice as much as is known of them."""
+"""How much is held before it is looked through, at least: else twice as much as was left the last time."""
 
 IN_VAIN_MAX = 1_000
 """Of so many messages that cannot be used it is remembered which they were."""
 
 _OF_A_SET = frozenset({"daemonset", "status", "decision", "revision"})
-_FREQUENT = frozenset({"node", "pod"})
-_PASSING = frozenset({"decision", "command", "outcome"})
+_FREQUENT = ("pod", "node")
+_PASSING = ("command", "outcome", "decision")
 """What is forgotten in time, and not kept by STATE."""
 
 _MAY_BE_GONE = PodGone.__name__.encode()
@@ -81,6 +81,8 @@ class PlannedFleet:
             for key in self._keys
         )
         self._begins = len(subjects.prefix) + 1
+        self._frequent = tuple(f"{subjects.prefix}.{kind}." for kind in _FREQUENT)
+        self._forgotten = tuple(f"{subjects.prefix}.{kind}." for kind in _PASSING)
         self._commands = f"{subjects.prefix}.command."
         self._outcomes = f"{subjects.prefix}.outcome."
         self._told: list[Received] = []  # of nodes and pods; most of it is overtaken unread
@@ -91,7 +93,7 @@ class PlannedFleet:
         ] = {}  # sequence and time of what could not be used
         self._passing: deque[Received] = deque()
         self._newest_ms = 0
-        self._held_max = HELD_RECORDS_MIN
+        self._held_max = self._passing_max = HELD_RECORDS_MIN
 
     def wants(self, subject: str) -> bool:
         """Say whether a message may concern the plan, by its subject."""
@@ -115,14 +117,16 @@ class PlannedFleet:
             self._newest_ms = received.time_ms
         if received.sequence > self._sequence:  # noqa: PLR1730 - as above
             self._sequence = received.sequence
-        kind = self._kind(received.subject)
-        if kind in _FREQUENT:
+        subject = received.subject
+        if subject.startswith(self._frequent):
             self._told.append(received)
             if len(self._told) > self._held_max:
                 self._sort_out()
-        elif kind in _PASSING:
+        elif subject.startswith(self._forgotten):
             self._passing.append(received)
-            self._forget_passing(self._newest_ms)
+            if len(self._passing) > self._passing_max:
+                self._forget_passing(self._newest_ms)
+                self._passing_max = max(HELD_RECORDS_MIN, 2 * len(self._passing))
         else:
             self._use(received, self.state.load)
 
@@ -266,9 +270,6 @@ class PlannedFleet:
             return False
         state = self.state.sets.get((command.namespace, command.daemonset))  # type: ignore[call-overload]
         return state is not None and has_taken_effect(state, command, received.sequence)
-
-    def _kind(self, subject: str) -> str:
-        return subject[self._begins :].partition(".")[0]
 
     def known(self, key: SetKey) -> SetState | None:
         """Return what is known of a set."""

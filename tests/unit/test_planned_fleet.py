@@ -34,9 +34,12 @@ def test_a_pod_that_came_back() -> None:
     assert 1 == len(known.state.sets[agent().key].pods)
 
 
-def test_what_went_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bound", "least"), [("HELD_RECORDS_MIN", 10), ("HELD_BYTES_MAX", 2_000)])
+def test_what_went_long_ago_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, bound: str, least: int
+) -> None:
     """B1: of pods that came and went no more is held than there are nodes and pods, however long the log is."""
-    monkeypatch.setattr("everynode.replay.planning_fleet.HELD_RECORDS_MIN", 10)
+    monkeypatch.setattr(f"everynode.replay.planning_fleet.{bound}", least)
     known = covered(agent(), NODES[:1])
     horizon_ms = known.state.limits.horizon_ms
     for number in range(100):

@@ -32,6 +32,9 @@ ARRIVAL_MS_MAX = 1_000
 HELD_RECORDS_MIN = 10_000
 """How much is held before it is looked through, at least: else twice as much as was left the last time."""
 
+HELD_BYTES_MAX = 64 * 1024 * 1024
+"""How much of nodes and pods is held at most before it is read."""
+
 IN_VAIN_MAX = 1_000
 """Of so many messages that cannot be used it is remembered which they were."""
 
@@ -86,6 +89,7 @@ class PlannedFleet:
         self._commands = f"{subjects.prefix}.command."
         self._outcomes = f"{subjects.prefix}.outcome."
         self._told: list[Received] = []  # of nodes and pods; most of it is overtaken unread
+        self._told_bytes = 0
         self._last: dict[str, Record] = {}  # of nodes and pods, by subject
         self._gone: list[Record] = []  # tombstones of pods of which something was told later
         self._in_vain: dict[
@@ -120,7 +124,8 @@ class PlannedFleet:
         subject = received.subject
         if subject.startswith(self._frequent):
             self._told.append(received)
-            if len(self._told) > self._held_max:
+            self._told_bytes += len(received.payload)
+            if len(self._told) > self._held_max or self._told_bytes > HELD_BYTES_MAX:
                 self._sort_out()
         elif subject.startswith(self._forgotten):
             self._passing.append(received)
@@ -163,7 +168,7 @@ class PlannedFleet:
 
     def _sort_out(self) -> None:
         """Read what was told of nodes and pods: of each the last message that can be used, and that pods were gone."""
-        told, self._told = self._told, []
+        told, self._told, self._told_bytes = self._told, [], 0
         told.sort(key=_sequence_of)
         read: set[str] = set()
         for received in reversed(told):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 
 import msgspec
+from msgspec.structs import replace
 from pyroaring import BitMap
 
 from everynode.core.values import NO_EXECUTE, NO_SCHEDULE, Node, NodeKey, Taint
@@ -82,6 +83,7 @@ class NodeIndex:
         self.departed: dict[NodeKey, None] = {}
         self._nodes: list[Node | None] = []
         self._keys: list[NodeKey | None] = []
+        self._texts: dict[str, str] = {}  # of labels
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -134,9 +136,16 @@ class NodeIndex:
         if node_id is None or old is None:
             self.departed.pop(key, None)
             return self._add(node)
-        labels = self._relabel(node_id, old, node) if old.labels != node.labels else NO_LABELS
-        taints = self._retaint(node_id, old, node) if old.taints != node.taints else NO_TAINTS
-        self._nodes[node_id] = node
+        labels, taints = NO_LABELS, NO_TAINTS
+        now_labels, now_taints = old.labels, old.taints
+        if now_labels != node.labels:
+            now_labels = self._shared(node.labels)
+            labels = self._relabel(node_id, old.labels, now_labels)
+        if now_taints != node.taints:
+            now_taints = node.taints
+            taints = self._retaint(node_id, old, node)
+        # What is the same stays the same object: it is in the processor's cache, and its copy is let go of at once.
+        self._nodes[node_id] = replace(node, labels=now_labels, taints=now_taints)
         is_ready = node.ready
         readiness_changed = old.unready_since_ms != node.unready_since_ms
         if old.ready is not is_ready:
@@ -144,13 +153,18 @@ class NodeIndex:
             (self.unready.discard if is_ready else self.unready.add)(node_id)
         return NodeChange(node_id, old.uid != node.uid, labels, taints, readiness_changed)
 
-    def _relabel(self, node_id: int, old: Node, node: Node) -> frozenset[str]:
+    def _shared(self, labels: dict[str, str]) -> dict[str, str]:
+        """Return the same labels, of texts that other nodes have: most nodes have most of them in common."""
+        share = self._texts.setdefault
+        return {share(key, key): share(value, value) for key, value in labels.items()}
+
+    def _relabel(self, node_id: int, old: dict[str, str], now: dict[str, str]) -> frozenset[str]:
         """Take over a node's labels; returns the keys of those that came, went or changed."""
-        changed = {key for key, value in old.labels.items() if node.labels.get(key) != value}
+        changed = {key for key, value in old.items() if now.get(key) != value}
         for key in changed:
-            self._drop_label(key, old.labels[key], node_id)
-        for key, value in node.labels.items():
-            if old.labels.get(key) != value:
+            self._drop_label(key, old[key], node_id)
+        for key, value in now.items():
+            if old.get(key) != value:
                 changed.add(key)
                 self._add_label(key, value, node_id)
         return frozenset(changed)
@@ -188,6 +202,7 @@ class NodeIndex:
 
     def _add(self, node: Node) -> NodeChange:
         key = node.key
+        node = replace(node, labels=self._shared(node.labels))
         if self._free:
             node_id = heapq.heappop(self._free)
             self._nodes[node_id], self._keys[node_id] = node, key
@@ -222,10 +237,12 @@ class NodeIndex:
         values[value].discard(node_id)
         if not values[value]:
             del values[value]
+            self._texts.pop(value, None)
         self.by_label_key[key].discard(node_id)
         if not values:
             del self.by_label[key]
             del self.by_label_key[key]
+            self._texts.pop(key, None)
 
     def _drop_taint(self, taint: Taint, node_id: int) -> None:
         self.by_taint[taint].discard(node_id)

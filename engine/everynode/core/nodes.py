@@ -40,11 +40,12 @@ class KnownNodes:
         key: NodeKey = (node.backend, node.name)  # type: ignore[assignment]
         if self._sequences.get(key, 0) >= sequence:
             return None
-        self._sequences[key] = sequence
         change = self.index.put(node)
+        key = self.index.key(change.id)
+        self._sequences[key] = sequence
         if not change.readiness_changed and change.empty:
             return None
-        return self._noted(node.key, change)
+        return self._noted(key, change)
 
     def remove(self, key: NodeKey) -> NodeChange | None:
         """Take in that a node is gone; returns ``None`` if it was never heard of."""

@@ -163,6 +163,7 @@ class Replay:
         self.sequence = 0
         self._subjects = subjects
         self._decisions = f"{subjects.prefix}.decision."
+        self._frequent = (f"{subjects.prefix}.node.", f"{subjects.prefix}.pod.")
         self._limits = limits or Limits()
         self._revision_of = renaming(renamed) if renamed is not None else revision_of
         self._from_sequence = from_sequence
@@ -251,7 +252,12 @@ class Replay:
         if record is None:
             self.counts.malformed += 1
             return
-        for state in self._readers_of(received.subject):
+        subject = received.subject
+        if subject.startswith(self._frequent):
+            subject = subject.rpartition(".")[
+                0
+            ]  # which is read by the same, and there are few of them
+        for state in self._readers_of(subject):
             if state.now_ms < self._nodes.now_ms:
                 state.pass_time(self._nodes.now_ms)  # its worker has read of the nodes, too
             try:  # noqa: SIM105 - for each message, and suppress() takes as long as the half of fold()

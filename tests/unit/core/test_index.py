@@ -63,7 +63,7 @@ def test_a_change_names_what_differs(after: Node, labels: list[str], taints: lis
     )
     assert change.empty == (not labels and not taints)
     assert bits(index) == bits(index_of(after))
-    assert index.get(after.key) is after
+    assert index.get(after.key) == after
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,7 @@ def test_a_node_that_leaves_takes_its_bits_along() -> None:
 
     assert change == NodeChange(id=0, identity_changed=True)
     assert bits(index) == bits(NodeIndex())
+    assert not index._texts
     assert len(index) == 0
     assert index.get(NodeKey("east", "node-1")) is None
     with pytest.raises(LookupError, match="no node has id 0"):
@@ -206,6 +207,38 @@ def test_a_node_that_is_put_twice_changes_nothing() -> None:
 
     assert index.put(structs.replace(node(zone="a"))).empty
     assert bits(index) == before
+
+
+def text_of(*letters: str) -> str:
+    """A text that is an object of its own, as one that was decoded is."""
+    return "".join(letters)
+
+
+def test_nodes_share_the_texts_of_their_labels() -> None:
+    """Most nodes have most of them in common, and a fleet's index is what a worker holds most of."""
+    index = NodeIndex()
+    for name in ("node-1", "node-2"):
+        labels = {text_of("zo", "ne"): text_of("eu", "-1"), text_of("na", "me"): text_of(name, "")}
+        index.put(structs.replace(node(name), labels=labels))
+    first, second = (index.node(node_id).labels for node_id in (0, 1))
+
+    assert [True, True] == [a is b for a, b in zip(first, second, strict=True)]
+    assert first["zone"] is second["zone"]
+    index.put(structs.replace(node("node-2"), labels={text_of("zo", "ne"): text_of("eu", "-1")}))
+    assert first["zone"] is index.node(1).labels["zone"]
+
+
+def test_what_is_the_same_is_kept_once() -> None:
+    """A heartbeat brings labels and taints that are known already: its copies are let go of."""
+    first = node("node-1", "k:NoSchedule", zone="a")
+    index = index_of(first)
+    labels, taints = index.node(0).labels, index.node(0).taints
+
+    index.put(
+        structs.replace(first, labels=dict(labels), taints=(taint("k:NoSchedule"),), ready=False)
+    )
+    assert index.node(0).labels is labels
+    assert index.node(0).taints is taints
 
 
 def test_only_so_many_nodes_that_left_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -104,10 +105,11 @@ def what_if(
         raise RefusedError(f"{manifests}: there is no DaemonSet in it; name manifests as for apply")
     if svg_file is not None and svg_file.exists():
         raise RefusedError(f"{svg_file}: it is there already; remove it, or name another file")
-    survey = Survey(each.daemonset.key for each in documents.accepted)
-    damage = _surveyed(survey, opened)
-    wanted = _wanted(documents, survey)
-    comparisons = _rehearsed(opened, survey, wanted) if wanted else []
+    with without_garbage_collection():
+        survey = Survey(each.daemonset.key for each in documents.accepted)
+        damage = _surveyed(survey, opened)
+        wanted = _wanted(documents, survey)
+        comparisons = _rehearsed(opened, survey, wanted) if wanted else []
     if output is not OutputFormat.TABLE:
         print_object([_document(each) for each in comparisons], output)
     else:
@@ -121,6 +123,18 @@ def what_if(
     if damage:
         error_line(damage)
     return ExitCode.REFUSED if damage or documents.refused else ExitCode.DONE
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Let Python look for no cycles: there are none in what is read and rehearsed, and the search is long."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _surveyed(survey: Survey, opened: Opener) -> str:

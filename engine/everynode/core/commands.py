@@ -10,7 +10,17 @@ from typing import Annotated, ClassVar, Literal, final
 
 import msgspec
 
-from everynode.core.values import Message, Name, NodeKey, PodKey, SetKey, Value, Whole
+from everynode.core.values import (
+    Message,
+    Name,
+    NodeKey,
+    PodKey,
+    SetKey,
+    Value,
+    Whole,
+    key_of,
+    set_key_of,
+)
 
 BATCH_MESSAGES_MAX = 1_000
 """What nats-server takes as one atomic batch."""
@@ -21,6 +31,7 @@ Verb = Literal["create", "delete", "adopt", "release"]
 Result = Literal["done", "refused", "failed", "superseded"]
 
 
+@final  # so that type checkers know what is none, by its class
 class CreatePod(Message, frozen=True):
     """Make it so that this pod exists. A repeat meets the name that is already there and is harmless.
 
@@ -57,17 +68,17 @@ class CreatePod(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set that it is for."""
-        return SetKey(self.namespace, self.daemonset)
+        return set_key_of(self.namespace, self.daemonset)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it is for."""
-        return NodeKey(self.backend, self.node)
+        return key_of(NodeKey, (self.backend, self.node))
 
     @property
     def pod_key(self) -> PodKey:
         """The pod that it is about."""
-        return PodKey(self.backend, self.namespace, self.pod)
+        return key_of(PodKey, (self.backend, self.namespace, self.pod))
 
 
 class _OnPod(Message, frozen=True):
@@ -92,25 +103,27 @@ class _OnPod(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set that it is for."""
-        return SetKey(self.namespace, self.daemonset)
+        return set_key_of(self.namespace, self.daemonset)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it is for."""
-        return NodeKey(self.backend, self.node)
+        return key_of(NodeKey, (self.backend, self.node))
 
     @property
     def pod_key(self) -> PodKey:
         """The pod that it is about."""
-        return PodKey(self.backend, self.namespace, self.pod)
+        return key_of(PodKey, (self.backend, self.namespace, self.pod))
 
 
+@final  # so that type checkers know what is none, by its class
 class DeletePod(_OnPod, frozen=True):
     """Make it so that this very pod (by uid) does not exist. A pod that is already gone is success."""
 
     verb: ClassVar[Verb] = "delete"
 
 
+@final  # so that type checkers know what is none, by its class
 class AdoptPod(_OnPod, frozen=True):
     """Make the set (``daemonset_uid``) the controller of this very pod.
 
@@ -122,6 +135,7 @@ class AdoptPod(_OnPod, frozen=True):
     verb: ClassVar[Verb] = "adopt"
 
 
+@final  # so that type checkers know what is none, by its class
 class ReleasePod(_OnPod, frozen=True):
     """Make it so that the set no longer controls this very pod. A pod that is gone, or not its own, is success."""
 
@@ -134,7 +148,7 @@ COMMANDS = (CreatePod, DeletePod, AdoptPod, ReleasePod)
 """The same, for ``isinstance``."""
 
 
-@final
+@final  # so that type checkers know what is none, by its class
 class Outcome(Message, frozen=True):
     """What became of a command.
 
@@ -160,7 +174,7 @@ class Outcome(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set whose command it was."""
-        return SetKey(self.namespace, self.daemonset)
+        return set_key_of(self.namespace, self.daemonset)
 
 
 def outcome_of(command: Command, result: Result, message: str = "", pod_uid: str = "") -> Outcome:
@@ -205,6 +219,7 @@ class Counts(Value, frozen=True):
     releases: Whole = 0
 
 
+@final  # so that type checkers know what is none, by its class
 class Decision(Message, frozen=True):
     """What a worker decided for one set at one point of the log.
 
@@ -233,4 +248,4 @@ class Decision(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set that it is about."""
-        return SetKey(self.namespace, self.daemonset)
+        return set_key_of(self.namespace, self.daemonset)

@@ -147,14 +147,11 @@ class Coverage:
             self._replace(state, index, changes)
             keys = state.touched
         state.touched = set()
-        if keys:
-            self._review(state, keys, index, now_ms)
+        reviewed = self._review(state, keys, index, now_ms) if keys else BitMap()
         if changes is None:
             self._conclude(index.everything)
         elif changes or keys:
-            ids = [node_id for _, node_id in changes]
-            ids.extend(index.ids[key] for key in keys if key in index.ids)
-            self._conclude(BitMap(ids))
+            self._conclude(reviewed | BitMap([node_id for _, node_id in changes]))
 
     def excluded_nodes(self, state: SetState, index: NodeIndex) -> dict[str, int]:
         """Count the nodes that are not eligible, by reason; counted again only after a node or the set has changed."""
@@ -209,20 +206,21 @@ class Coverage:
 
     def _review(
         self, state: SetState, keys: Collection[NodeKey], index: NodeIndex, now_ms: int
-    ) -> None:
-        """Look at some nodes. Those that are alike are entered together: most of many are."""
+    ) -> BitMap:
+        """Look at some nodes; returns those in the fleet. What is alike is entered together: most of many are."""
         alike: defaultdict[int, list[int]] = defaultdict(list)
+        ids_of = index.ids
         for key in keys:
-            node_id = index.ids.get(key)
+            node_id = ids_of.get(key)
             if node_id is None:
                 departed = key in index.departed
                 self._review_stranger(key, claim(state, key, None, now_ms), departed=departed)
                 continue
-            self.stranded.discard(key)
             node = index.node(node_id)
-            facts = self._pod_facts(state, node, claim(state, key, node, now_ms), now_ms)
-            facts |= self._command_facts(state, key, now_ms)
-            alike[facts].append(node_id)
+            facts = _pod_facts(state, node, claim(state, key, node, now_ms), now_ms)
+            alike[facts | _command_facts(state, key, now_ms)].append(node_id)
+        if self.stranded:
+            self.stranded.difference_update(key for key in keys if key in ids_of)
         groups = [(facts, BitMap(ids)) for facts, ids in alike.items()]
         reviewed = BitMap.union(BitMap(), *(ids for _, ids in groups))
         for position, name in enumerate(_FACTS):
@@ -231,6 +229,7 @@ class Coverage:
             for facts, ids in groups:
                 if facts >> position & 1:
                     bitmap |= ids
+        return reviewed
 
     def _review_stranger(self, key: NodeKey, claims: Claims, *, departed: bool) -> None:
         """Look at a node that is not in the fleet. What is pending for it settles or expires.
@@ -241,55 +240,6 @@ class Coverage:
         stranded = any(departed or item.reason != NODE_GONE for item in claims.unwanted)
         (self.stranded.add if stranded else self.stranded.discard)(key)
 
-    def _pod_facts(self, state: SetState, node: Node, claims: Claims, now_ms: int) -> int:
-        """Say what is so with a node's pods."""
-        facts = _EXCESS if claims.unwanted else 0
-        if claims.obstructed:
-            facts |= _OBSTRUCTED
-        if claims.adopted is not None:
-            facts |= _ADOPTABLE
-        for pod in claims.pods:
-            if not node.ready and _began_before(node, state, pod):
-                facts |= _BLAMED
-            finished = pod.finished
-            if finished and pod.deleting:
-                continue
-            available = state.available_ms(pod) <= now_ms
-            wanted = pod.revision == state.revision
-            if not facts & _PRESENT:  # the most senior one
-                facts |= _PRESENT
-                facts |= (pod.ready and _READY) | (available and _AVAILABLE) | (wanted and _UPDATED)
-            if finished:
-                facts |= _ENDED
-            elif pod.deleting:
-                facts |= _TERMINATING
-            else:
-                facts |= _OCCUPIED | (_CURRENT if wanted else _OUTDATED)
-                facts |= available and (_SERVING | (wanted and _REPLACED))
-                facts |= (wanted and pod.ready) and _RENEWING
-        return facts
-
-    def _command_facts(self, state: SetState, key: NodeKey, now_ms: int) -> int:
-        """Say what is being done with a node, and what did not work there."""
-        facts = 0
-        for name in state.pending_on.get(key, ()):
-            command = state.pending[name].command
-            facts |= _BUSY
-            if isinstance(command, CreatePod):
-                facts |= command.revision == state.revision and _COMING
-            elif isinstance(command, DeletePod):
-                facts |= _LEAVING
-        for name in state.failures_on.get(key, ()):
-            pending = state.failures[name].pending
-            if pending.done and isinstance(pending.command, DeletePod):
-                facts |= _LEAVING
-        cooling = state.cooling_on(key)
-        if cooling is not None:
-            facts |= _TROUBLED | (cooling.retry_ms > now_ms and _COOLING)
-        if state.failing_on(key, now_ms):
-            facts |= _FAILING
-        return facts
-
     def _conclude(self, ids: BitMap) -> None:
         """Say what is missing and what must go among these nodes; what it costs goes with their number."""
         idle = ids - self.busy - self.cooling
@@ -298,6 +248,58 @@ class Coverage:
         self.surplus -= ids
         self.surplus |= (idle & (self.occupied | self.ended)) - self.tolerated
         self.surplus |= idle & self.excess
+
+
+def _pod_facts(state: SetState, node: Node, claims: Claims, now_ms: int) -> int:
+    """Say what is so with a node's pods."""
+    facts = _EXCESS if claims.unwanted else 0
+    if claims.obstructed:
+        facts |= _OBSTRUCTED
+    if claims.adopted is not None:
+        facts |= _ADOPTABLE
+    for pod in claims.pods:
+        if not node.ready and _began_before(node, state, pod):
+            facts |= _BLAMED
+        finished = pod.finished
+        if finished and pod.deleting:
+            continue
+        available = pod.ready and state.available_ms(pod) <= now_ms
+        wanted = pod.revision == state.revision
+        if not facts & _PRESENT:  # the most senior one
+            facts |= _PRESENT
+            facts |= (pod.ready and _READY) | (available and _AVAILABLE) | (wanted and _UPDATED)
+        if finished:
+            facts |= _ENDED
+        elif pod.deleting:
+            facts |= _TERMINATING
+        else:
+            facts |= _OCCUPIED | (_CURRENT if wanted else _OUTDATED)
+            facts |= available and (_SERVING | (wanted and _REPLACED))
+            facts |= (wanted and pod.ready) and _RENEWING
+    return facts
+
+
+def _command_facts(state: SetState, key: NodeKey, now_ms: int) -> int:
+    """Say what is being done with a node, and what did not work there."""
+    facts = 0
+    for name in state.pending_on.get(key, ()):
+        command = state.pending[name].command
+        facts |= _BUSY
+        if isinstance(command, CreatePod):
+            facts |= command.revision == state.revision and _COMING
+        elif isinstance(command, DeletePod):
+            facts |= _LEAVING
+    if state.failures:  # seldom
+        for name in state.failures_on.get(key, ()):
+            pending = state.failures[name].pending
+            if pending.done and isinstance(pending.command, DeletePod):
+                facts |= _LEAVING
+        cooling = state.cooling_on(key)
+        if cooling is not None:
+            facts |= _TROUBLED | (cooling.retry_ms > now_ms and _COOLING)
+    if state.failing_on(key, now_ms):
+        facts |= _FAILING
+    return facts
 
 
 def _tables(state: SetState) -> tuple[Collection[NodeKey], ...]:

@@ -9,6 +9,7 @@ all of it becomes commands, within the limits. Reasons of deletes that come from
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -89,9 +90,9 @@ def propose(fleet: FleetState, key: SetKey, worker: str) -> Proposal | None:
     Returns:
         What to write to the log, or ``None`` if nothing is to be done, or not now.
     """
-    state = fleet.refreshed(key)
-    if state.blocked_until > fleet.sequence:
+    if fleet.sets[key].blocked_until > fleet.sequence:
         return None  # a decision's commands are still on their way in
+    state = fleet.refreshed(key)
     if state.daemonset is None:
         return _propose_for_deleted(fleet, state, worker)
     if left_alone(state.daemonset):
@@ -273,14 +274,17 @@ def _changes(fleet: FleetState, state: SetState, take_down: list[int]) -> list[C
         room = min(room, fleet.limits.changes_max - len(changes))
         if room <= 0:
             continue
+        here = index.by_backend.get(backend, EMPTY)
         gone = heapq.nsmallest(room, (key for key in stranded if key.backend == backend))
-        candidates = _on_backend(fleet, backend, nodes.surplus)
-        ids = nodes.deletes_backlogs[backend].first(candidates, room, index.key)
-        keys = [*gone, *map(index.key, ids)]
-        doomed = [(key, item) for key in keys for item in unwanted(fleet, state, key)]
-        old_on = [key for key in map(index.key, take_down) if key.backend == backend]
-        doomed += [(key, item) for key in old_on for item in _outdated(state, key)]
-        found = [_removal(fleet, state, key, item) for key, item in doomed[:room]]
+        ids = nodes.deletes_backlogs[backend].first(nodes.surplus & here, room, index.key)
+        keys = (*gone, *map(index.key, ids))
+        doomed = ((key, item) for key in keys for item in unwanted(fleet, state, key))
+        old_on = (index.key(node_id) for node_id in take_down if node_id in here)
+        old = ((key, item) for key in old_on for item in _outdated(state, key))
+        found = [
+            _removal(fleet, state, key, item)
+            for key, item in itertools.islice(itertools.chain(doomed, old), room)
+        ]
         orphans_on = _on_backend(fleet, backend, _adoptable(state))
         found += _adopt(fleet, state, heapq.nsmallest(room, map(index.key, orphans_on)))
         changes += found[:room]

@@ -200,12 +200,14 @@ class Backlog:
         self, candidates: BitMap, count_max: int, key_of: Callable[[int], NodeKey]
     ) -> list[int]:
         valid: list[tuple[NodeKey, int]] = []
-        position = 0
-        while position < len(self._queue) and len(valid) < count_max:
-            entry = self._queue[position]
-            position += 1
+        last: tuple[NodeKey, int] | None = None
+        seen = 0
+        for seen, entry in enumerate(self._queue, 1):  # noqa: B007 - how far it came
             key, node_id = entry
-            if node_id in candidates and key_of(node_id) == key and entry not in valid[-1:]:
+            if node_id in candidates and key_of(node_id) == key and entry != last:
+                last = entry
                 valid.append(entry)
-        self._queue[:position] = valid
+                if len(valid) == count_max:
+                    break
+        self._queue[:seen] = valid
         return [node_id for _, node_id in valid]

@@ -112,6 +112,8 @@ def next_step(state: SetState, index: NodeIndex, within: BitMap, count_max: int)
     nodes = state.coverage
     limit = min(now.room, count_max)
     candidates = now.open & within
+    if now.open and not candidates:
+        return Step([], [])  # what the backlogs remember holds good for when they are open again
     broken = nodes.broken_backlog.first(candidates - nodes.ready, limit, index.key)
     if state.surges:
         budget = now.budget.max_surge - len(now.surging)

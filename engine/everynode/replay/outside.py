@@ -19,7 +19,7 @@ from everynode.core.events import (
     RevisionGone,
     RevisionRecorded,
 )
-from everynode.core.values import Message, Pod, PodKey, SetKey
+from everynode.core.values import Message, Pod
 
 
 class _Seen(msgspec.Struct, frozen=True, gc=False):
@@ -31,7 +31,7 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
     """
 
     uid: str
-    set_key: SetKey | None
+    set_key: tuple[str, str] | None
     entered: bool
     was_ready: bool
 
@@ -47,27 +47,35 @@ class Outside:
         """Start before the first message."""
         self._is_decided = is_decided
         self._batch_left = 0
-        self._sets: set[SetKey] = set()
-        self._pods: dict[PodKey, _Seen] = {}
+        self._sets: set[tuple[str, str]] = set()
+        self._pods: dict[tuple[str, str, str], _Seen] = {}
         self._commanded: set[str] = set()  # uids of pods that are to go or to change hands
 
     def is_outside(self, message: Message) -> bool:
         """Say whether the next message of the stream is about something that happened by itself."""
-        in_batch, self._batch_left = self._batch_left > 0, max(self._batch_left - 1, 0)
-        match message:  # the most frequent kinds first: each case costs a look
-            case PodObserved(pod=pod):
-                return self._pod_observed(pod)
-            case NodeObserved() | NodeGone():
-                return True
-            case CreatePod():
-                return False
+        in_batch = self._batch_left > 0
+        if in_batch:
+            self._batch_left -= 1
+        # A class that it is not is told five times as fast as by a case, so the frequent kinds come before those.
+        if type(message) is PodObserved:
+            return self._pod_observed(message.pod)
+        if type(message) is PodGone:
+            return self._pod_gone(message)
+        if type(message) is NodeObserved:
+            return True
+        if type(message) is CreatePod:
+            return False
+        return self._is_other_outside(message, in_batch=in_batch)
+
+    def _is_other_outside(self, message: Message, *, in_batch: bool) -> bool:
+        match message:
             case DeletePod() | ReleasePod() | AdoptPod():
                 known = self._pods.get(message.pod_key)
                 if known is not None and known.uid == message.pod_uid:
                     self._commanded.add(message.pod_uid)
                 return False
-            case PodGone():
-                return self._pod_gone(message)
+            case NodeGone():
+                return True
             case Decision():
                 self._batch_left = message.size
                 return False
@@ -84,9 +92,11 @@ class Outside:
 
     def _pod_observed(self, pod: Pod) -> bool:
         """Pods that were there before their set, or are nobody's, are from outside; so is what befell others later."""
-        key, set_key = pod.key, pod.set_key
+        # Plain tuples find what keys find, and to make a key takes several times as long.
+        key, uid, owner = (pod.backend, pod.namespace, pod.name), pod.uid, pod.owner
+        set_key = None if owner is None else (pod.namespace, owner.name)
         before = self._pods.get(key)
-        if before is not None and before.uid != pod.uid:
+        if before is not None and before.uid != uid:
             self._commanded.discard(before.uid)
             before = None
         if before is None:
@@ -94,20 +104,22 @@ class Outside:
         else:
             entered, was_ready = before.entered, before.was_ready
         changes_hands = before is not None and before.set_key != set_key
-        self._pods[key] = _Seen(pod.uid, set_key, entered, was_ready or pod.ready)
-        if changes_hands and pod.uid in self._commanded:
-            self._commanded.discard(pod.uid)
+        if before is None or changes_hands or (pod.ready and not was_ready):
+            self._pods[key] = _Seen(uid, set_key, entered, was_ready or pod.ready)
+        if changes_hands and uid in self._commanded:
+            self._commanded.discard(uid)
             return False
-        if pod.deleting:
-            return False
-        return entered or was_ready
+        return not pod.deleting and (entered or was_ready)
 
     def _pod_gone(self, gone: PodGone) -> bool:
         """What only changed hands is not gone."""
-        known = self._pods.get(gone.key)
-        if known is None or (known.uid, known.set_key) != (gone.uid, gone.set_key):
+        key, owner = (gone.backend, gone.namespace, gone.name), gone.owner
+        known = self._pods.get(key)
+        if known is None or known.uid != gone.uid:
             return False
-        del self._pods[gone.key]
+        if known.set_key != (None if owner is None else (gone.namespace, owner.name)):
+            return False
+        del self._pods[key]
         is_commanded = gone.uid in self._commanded
         self._commanded.discard(gone.uid)
         return not is_commanded and (self._is_decided or (known.entered and gone.owner is None))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import assert_never
+from typing import final
 
 import msgspec
 from msgspec.structs import replace
@@ -33,6 +33,7 @@ from everynode.runtime.ledger import pod_gone
 Effect = PodObserved | PodGone | Outcome
 
 
+@final
 class _Change(msgspec.Struct, frozen=True, gc=False):
     """What becomes of a pod later; ``Running``: it is ready; ``None``: it is gone."""
 
@@ -66,19 +67,19 @@ class RehearsedPods:
 
     def mirror(self, message: object) -> None:
         """Take over what is so: nothing follows from it before ``begin``."""
-        match message:
-            case PodObserved(pod=pod):
-                self._put(pod)
-            case NodeObserved(node=node):
-                self.nodes[node.key] = node
-            case NodeGone():
-                self.nodes.pop(message.key, None)
-            case PodGone() if message.key in self.pods:
-                known = self.pods[message.key]
-                if known.uid == message.uid and known.set_key == message.set_key:
-                    self._drop(known)
-            case _:
-                pass
+        # A class that it is not is told five times as fast as by a case.
+        if type(message) is PodObserved:
+            self._put(message.pod)
+        elif type(message) is NodeObserved:
+            self.nodes[message.node.key] = message.node
+        elif type(message) is NodeGone:
+            self.nodes.pop(message.key, None)
+        elif type(message) is PodGone:
+            known = self.pods.get(message.key)
+            if known is None or known.uid != message.uid:
+                return
+            if known.set_key == message.set_key:
+                self._drop(known)
 
     def begin(self, pending: Iterable[tuple[int, Command]], now_ms: int) -> None:
         """Go on by itself from here: what had begun goes on.
@@ -179,19 +180,15 @@ class RehearsedPods:
         effects: list[Effect] = []
         while self._due and self._due[0][0] <= now_ms:
             _, _, what = heapq.heappop(self._due)
-            match what:
-                case _Change():
-                    effects += self._change(what, now_ms)
-                case CreatePod():
-                    effects += self._create(what, now_ms)
-                case DeletePod():
-                    effects += self._delete(what, now_ms)
-                case AdoptPod():
-                    effects += self._adopt(what)
-                case ReleasePod():
-                    effects += self._release(what)
-                case _:
-                    assert_never(what)
+            # A class that it is not is told five times as fast as by a case, so the frequent kinds come before those.
+            if type(what) is _Change:
+                effects += self._change(what, now_ms)
+            elif type(what) is CreatePod:
+                effects += self._create(what, now_ms)
+            elif type(what) is DeletePod:
+                effects += self._delete(what, now_ms)
+            else:
+                effects += self._change_owner(what)
         return effects
 
     def _create(self, command: CreatePod, now_ms: int) -> Sequence[Effect]:
@@ -202,23 +199,25 @@ class RehearsedPods:
         if node is None or node.uid != command.node_uid:
             text = f"node {command.node} is not there any more"
             return (outcome_of(command, "refused", text),)
+        backend, namespace, daemonset = command.backend, command.namespace, command.daemonset
+        fate = self._durations.of_named(backend, namespace, command.pod, daemonset, command.node)
+        is_ready = fate.ready_ms == 0 and node.ready  # so fast that nobody saw it before
         pod = Pod(
-            backend=command.backend,
-            namespace=command.namespace,
+            backend=backend,
+            namespace=namespace,
             name=command.pod,
-            uid="-",
+            uid=fate.uid or derived_uid(command.id, str(now_ms)),
             node=command.node,
-            owner=Owner(name=command.daemonset, uid=command.daemonset_uid),
+            owner=Owner(name=daemonset, uid=command.daemonset_uid),
             revision=command.revision,
             node_uid=command.node_uid,
             generation=command.generation,
             failures=command.failures,
+            phase="Running" if is_ready else "Pending",
+            ready=is_ready,
+            ready_since_ms=now_ms if is_ready else 0,
             created_ms=now_ms,
         )
-        fate = self._durations.of(pod)
-        pod = replace(pod, uid=fate.uid or derived_uid(command.id, str(now_ms)))
-        if fate.ready_ms == 0 and node.ready:  # so fast that nobody saw it before
-            pod = _as_ready(pod, now_ms)
         self._plan(pod, fate, now_ms, now_ms)
         return (self._observed(pod), outcome_of(command, "done", pod_uid=pod.uid))
 
@@ -243,6 +242,9 @@ class RehearsedPods:
         self._plan_end(pod, now_ms, now_ms)
         leaving = replace(_as_unready(pod), deleting=True, deleting_since_ms=now_ms)
         return (self._observed(leaving), done)
+
+    def _change_owner(self, command: AdoptPod | ReleasePod) -> Sequence[Effect]:
+        return self._adopt(command) if type(command) is AdoptPod else self._release(command)
 
     def _adopt(self, command: AdoptPod) -> Sequence[Effect]:
         pod = self.pods.get(command.pod_key)
@@ -307,8 +309,12 @@ class RehearsedPods:
         return pod_gone(pod, why)
 
     def _put(self, pod: Pod) -> None:
-        key, node_key = pod.key, pod.node_key
+        key = pod.key
+        before = self.pods.get(key)
         self.pods[key] = pod
+        if before is not None and before.node == pod.node:
+            return  # it stands there already
+        node_key = pod.node_key
         here = self._on.get(node_key)
         if here is None:
             self._on[node_key] = {key: None}

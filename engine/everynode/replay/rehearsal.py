@@ -141,7 +141,7 @@ class Rehearsal:
         return self._due_ms() is None
 
     def _effects_of(self, message: Message, now_ms: int) -> Sequence[Message]:
-        match message:
+        match message:  # there are few: most follow from commands
             case PodObserved(pod=pod):
                 return self.pods.pod_observed(pod, joins=not self._decides_for(pod.set_key))
             case PodGone():
@@ -220,5 +220,7 @@ class Rehearsal:
         return written
 
     def _moved(self, sequence: int, time_ms: int) -> None:
-        self.sequence = max(self.sequence, sequence)
-        self.now_ms = max(self.now_ms, time_ms)
+        if sequence > self.sequence:  # noqa: PLR1730 - for each message, and max() takes three times as long
+            self.sequence = sequence
+        if time_ms > self.now_ms:  # noqa: PLR1730 - likewise
+            self.now_ms = time_ms

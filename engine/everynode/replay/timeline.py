@@ -253,10 +253,17 @@ def merged(marks: Iterable[Mark], window_ms: int) -> list[Mark]:
     return found
 
 
-class _SeenNode(NamedTuple):
+class SeenNode(NamedTuple):
+    """What is marked of a node when it changes."""
+
     uid: str
     ready: bool
     unschedulable: bool
+
+
+def seen(node: Node) -> SeenNode:
+    """Take of a node what is marked when it changes."""
+    return SeenNode(node.uid, node.ready, node.unschedulable)
 
 
 class Timeline:
@@ -286,7 +293,7 @@ class Timeline:
         self._since_ms = since_ms
         self._before: Status | None = None  # the last one before the picture begins
         self._daemonset: DaemonSet | None = None
-        self._nodes: dict[NodeKey, _SeenNode] = {}
+        self._nodes: dict[NodeKey, SeenNode] = {}
         self._marks: list[Mark] = []
         self._window_ms = MARK_WINDOW_MS
 
@@ -298,6 +305,10 @@ class Timeline:
     def load(self, record: Record) -> None:
         """Take in a message from before the picture: it is where the picture begins, and is not marked."""
         self._take_in(record, None)
+
+    def load_nodes(self, nodes: Mapping[NodeKey, SeenNode]) -> None:
+        """Take in which nodes there are where the picture begins."""
+        self._nodes = dict(nodes)
 
     def fold(self, record: Record) -> None:
         """Take in the next message of the log; one that is about something else changes nothing.
@@ -379,7 +390,7 @@ class Timeline:
 
     def _node_observed(self, node: Node, time_ms: int | None) -> None:
         before = self._nodes.get(node.key)
-        now = _SeenNode(node.uid, node.ready, node.unschedulable)
+        now = seen(node)
         self._nodes[node.key] = now
         kinds: list[MarkKind] = []
         if before is None:

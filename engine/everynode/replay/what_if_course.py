@@ -7,19 +7,12 @@ I/O, and it decides nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from everynode.core.claims import OUTDATED
-from everynode.core.commands import (
-    AdoptPod,
-    Command,
-    CreatePod,
-    Decision,
-    DeletePod,
-    Outcome,
-    ReleasePod,
-)
+from everynode.core.commands import COMMANDS, Command, Decision, DeletePod, Outcome
 from everynode.core.events import (
     DaemonSetGone,
     DaemonSetObserved,
@@ -31,8 +24,8 @@ from everynode.core.events import (
     StatusReported,
 )
 from everynode.core.state import Record
-from everynode.core.values import NodeKey, Pod, PodKey, SetKey, Status
-from everynode.replay.timeline import Timeline
+from everynode.core.values import NodeKey, Pod, SetKey, Status
+from everynode.replay.timeline import SeenNode, Timeline, seen
 from everynode.runtime.applying import KnownSet
 
 DECISIONS_COMPARED_MAX = 1_000
@@ -70,8 +63,14 @@ class Course:
         actions: What was decided to do, and how often.
     """
 
-    def __init__(self, key: SetKey, changed_ms: int, before: Iterable[Record]) -> None:
-        """Begin at a change; ``before``: what was so of nodes and the set."""
+    def __init__(
+        self,
+        key: SetKey,
+        changed_ms: int,
+        before: Iterable[Record],
+        nodes: Mapping[NodeKey, SeenNode] = MappingProxyType({}),
+    ) -> None:
+        """Begin at a change; ``before``: what was so of the set, ``nodes``: which ones there were."""
         self.key = key
         self.changed_ms = changed_ms
         self.timeline = Timeline(key, changed_ms)
@@ -84,6 +83,7 @@ class Course:
         self.actions: Counter[Action] = Counter()
         self._made: list[tuple[Record, list[Action]]] = []
         self._generation = 0
+        self.timeline.load_nodes(nodes)
         for record in before:
             self.timeline.load(record)
             self._look_at(record)
@@ -103,7 +103,7 @@ class Course:
     def fold(self, record: Record) -> None:
         """Take in the next message, of all but pods and commands; one that is about something else changes nothing."""
         message = record.message
-        if isinstance(message, Decision) and message.set_key == self.key:
+        if type(message) is Decision and message.set_key == self.key:
             self.decisions += 1
             if self.decisions <= DECISIONS_COMPARED_MAX:
                 self._made.append((record, []))
@@ -112,11 +112,14 @@ class Course:
 
     def commanded(self, command: Command) -> None:
         """Take in the next command about the set."""
-        action = Action(command.verb, command.node_key)
-        self.actions[action] += 1
+        # For each command: a call of the class takes twice as long.
+        action = tuple.__new__(Action, (command.verb, command.node_key))
+        self.actions[action] = (
+            self.actions.get(action, 0) + 1
+        )  # Counter's own way takes much longer
         if self._made and self.decisions <= DECISIONS_COMPARED_MAX:
             self._made[-1][1].append(action)
-        self.pods_replaced += isinstance(command, DeletePod) and command.reason == OUTDATED
+        self.pods_replaced += command.reason == OUTDATED and type(command) is DeletePod
 
     def _look_at(self, record: Record) -> None:
         match record.message:
@@ -146,48 +149,53 @@ class Courses:
         """Know nothing yet."""
         self.keys = frozenset(keys)
         self.of: dict[SetKey, Course] = {}
-        self._nodes: dict[NodeKey, Record] = {}
+        self._nodes: dict[NodeKey, SeenNode] = {}
         self._sets: dict[SetKey, Record] = {}
         self._statuses: dict[SetKey, Record] = {}
-        self._pods: dict[PodKey, str] = {}
+        self._pods: dict[tuple[str, str, str], str] = {}
 
     def begin(self, key: SetKey, time_ms: int) -> Course:
         """Begin the course of a set here, whether or not it had begun."""
-        before = [*self._nodes.values()]
-        before += [each[key] for each in (self._sets, self._statuses) if key in each]
-        self.of[key] = Course(key, time_ms, before)
+        before = [each[key] for each in (self._sets, self._statuses) if key in each]
+        self.of[key] = Course(key, time_ms, before, self._nodes)
         return self.of[key]
 
     def fold(self, record: Record) -> None:
         """Take in the next message."""
         message = record.message
-        match message:  # the most frequent kinds first, most of which are no course's business but that of their set
-            case Outcome():
-                pass  # it says nothing that its effect does not
-            case PodObserved(pod=pod):
-                self._pod_observed(pod)
-            case CreatePod() | DeletePod() | AdoptPod() | ReleasePod():
-                course = self.of.get(message.set_key)
-                if course is not None:
-                    course.commanded(message)
-            case PodGone():
-                self._pod_gone(message)
-            case _:
-                self._take_in(record)
-                for course in self.of.values():
-                    course.fold(record)
+        # The most frequent kinds first, most of which are no course's business but that of their set; a class that it
+        # is not is told five times as fast as by a case.
+        if type(message) is PodObserved:
+            self._pod_observed(message.pod)
+        elif type(message) is Outcome:
+            pass  # it says nothing that its effect does not
+        elif type(message) is PodGone:
+            self._pod_gone(message)
+        elif isinstance(message, COMMANDS):
+            course = self.of.get(message.set_key)
+            if course is not None:
+                course.commanded(message)
+        elif type(message) is NodeObserved:
+            self._nodes[message.node.key] = seen(message.node)
+            for course in self.of.values():
+                course.timeline.fold(record)
+        else:
+            self._take_in(record)
+            for course in self.of.values():
+                course.fold(record)
 
     def _pod_observed(self, pod: Pod) -> None:
-        key = pod.key
-        if self._pods.get(key) == pod.uid:
+        # A plain tuple finds what a key finds, and to make a key takes several times as long.
+        key, uid = (pod.backend, pod.namespace, pod.name), pod.uid
+        if self._pods.get(key) == uid:
             return
-        self._pods[key] = pod.uid
+        self._pods[key] = uid
         course = None if pod.owner is None else self.of.get(SetKey(pod.namespace, pod.owner.name))
         if course is not None:
             course.pods_made += 1
 
     def _pod_gone(self, gone: PodGone) -> None:
-        key = gone.key
+        key = (gone.backend, gone.namespace, gone.name)
         if self._pods.get(key) != gone.uid:
             return
         del self._pods[key]
@@ -212,8 +220,6 @@ class Courses:
         """Remember what is so with nodes and sets."""
         message = record.message
         match message:
-            case NodeObserved(node=node):
-                self._nodes[node.key] = record
             case NodeGone():
                 self._nodes.pop(message.key, None)
             case DaemonSetObserved(daemonset=daemonset):

@@ -443,9 +443,9 @@ def test_only_what_was_touched_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
     looked_at: list[str] = []
     review = Coverage._review
 
-    def counting(self: Coverage, state: SetState, keys: Any, index: Any, now_ms: int) -> None:
+    def counting(self: Coverage, state: SetState, keys: Any, index: Any, now_ms: int) -> BitMap:
         looked_at.extend(sorted(key.name for key in keys))
-        review(self, state, keys, index, now_ms)
+        return review(self, state, keys, index, now_ms)
 
     monkeypatch.setattr(Coverage, "_review", counting)
 

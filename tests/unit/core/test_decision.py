@@ -429,3 +429,19 @@ def test_a_node_with_the_id_of_another_has_its_own_turn(
 
     assert first() == "a"
     assert node_id == world.worker.fleet.index.ids[node("a").key]
+
+
+def test_a_set_whose_commands_are_on_their_way_in_is_not_looked_at() -> None:
+    """L2: nothing can be decided, so what was touched is left for when something can."""
+    world = situation(AGENT, alike(3), [])
+    world.read(world.worker)
+    fleet = world.worker.fleet
+    state = fleet.sets[SET]
+    world.put_pod(pod(AGENT, ONE))
+    world.read(world.worker)
+    assert state.touched
+    state.blocked_until = fleet.sequence + 1
+
+    assert propose(fleet, SET, "worker") is None
+
+    assert state.touched

@@ -390,6 +390,17 @@ def test_a_step_is_taken_where_there_is_room() -> None:
     assert step(world, within="node-1") == (["node-1"], [])
 
 
+def test_a_moment_without_room_does_not_forget_whose_turn_it_is() -> None:
+    """L2: while no backend takes a command, what is known of the order of nodes is kept: it is not all asked anew."""
+    world = outdated(5, "", max_unavailable=2)
+    assert step(world, count_max=1) == (["node-0"], [])
+    remembered = len(world.worker.fleet.sets[SET].coverage.working_backlog)
+
+    assert step(world, within="none of them") == ([], [])
+
+    assert len(world.worker.fleet.sets[SET].coverage.working_backlog) == remembered > 0
+
+
 def test_a_pod_that_is_ready_is_not_down() -> None:
     """S3: one that is not available yet counts as down, but is not taken as if it were."""
     nodes = alike(3)

@@ -104,9 +104,15 @@ KINDS = (
 )
 
 
-@functools.lru_cache(maxsize=65_536)
 def token(text: str) -> str:
     """Write text as one token of a subject: everything but letters, digits, ``-`` and ``_`` percent-encoded."""
+    if text.isascii() and text.replace("-", "").isalnum():
+        return text
+    return _token(text)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _token(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     return quote(text, safe="").replace(".", "%2E").replace("~", "%7E")

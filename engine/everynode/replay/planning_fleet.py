@@ -29,7 +29,7 @@ from everynode.replay.pods import RehearsedPods
 ARRIVAL_MS_MAX = 1_000
 """How long what is on its way is waited for; what takes longer waits for something else."""
 
-HELD_RECORDS_MIN = 10_000
+HELD_RECORDS_MIN = 100_000
 """How much is held before it is looked through, at least: else twice as much as was left the last time."""
 
 HELD_BYTES_MAX = 64 * 1024 * 1024
@@ -76,7 +76,6 @@ class PlannedFleet:
         self._keys = frozenset(keys)
         self.shards = frozenset(shard_of(key, subjects.shards) for key in self._keys)
         self._shards = frozenset(map(str, self.shards))
-        self._places = self._shards | {wire.ORPHANS}
         self._namespaces = frozenset(wire.token(key.namespace) for key in self._keys)
         self._sets = frozenset(
             subjects.of_set(kind, key).removeprefix(f"{subjects.prefix}.")
@@ -88,32 +87,29 @@ class PlannedFleet:
         self._forgotten = tuple(f"{subjects.prefix}.{kind}." for kind in _PASSING)
         self._commands = f"{subjects.prefix}.command."
         self._outcomes = f"{subjects.prefix}.outcome."
+        places = (*self._shards, wire.ORPHANS)
+        self._pods = tuple(f"{subjects.prefix}.pod.{place}." for place in places)
+        outcomes = (f"{self._outcomes}{shard}." for shard in self._shards)
+        self._all_wanted = (*outcomes, f"{subjects.prefix}.node.")
         self._told: list[Received] = []  # of nodes and pods; most of it is overtaken unread
         self._told_bytes = 0
         self._last: dict[str, Record] = {}  # of nodes and pods, by subject
         self._gone: list[Record] = []  # tombstones of pods of which something was told later
-        self._in_vain: dict[
-            str, tuple[int, int]
-        ] = {}  # sequence and time of what could not be used
+        self._in_vain: dict[str, tuple[int, int]] = {}  # by subject: sequence and time
         self._passing: deque[Received] = deque()
         self._newest_ms = 0
         self._held_max = self._passing_max = HELD_RECORDS_MIN
 
     def wants(self, subject: str) -> bool:
         """Say whether a message may concern the plan, by its subject."""
-        kind, _, rest = subject[self._begins :].partition(".")
-        if kind == "node":
+        if subject.startswith(self._all_wanted):
             return True
-        tokens = rest.split(".")
-        match kind:
-            case "pod":
-                return tokens[0] in self._places and not self._namespaces.isdisjoint(tokens[2:3])
-            case "outcome":
-                return tokens[0] in self._shards
-            case "command":
-                return not self._shards.isdisjoint(tokens[2:3])
-            case _:
-                return kind in _OF_A_SET and ".".join((kind, *tokens[:3])) in self._sets
+        if subject.startswith(self._pods):
+            return not self._namespaces.isdisjoint(subject.split(".", 6)[5:6])
+        if subject.startswith(self._commands):
+            return not self._shards.isdisjoint(subject.split(".", 6)[5:6])
+        kind, _, rest = subject[self._begins :].partition(".")
+        return kind in _OF_A_SET and ".".join((kind, *rest.split(".", 3)[:3])) in self._sets
 
     def take(self, received: Received) -> None:
         """Take in a message that is wanted: first what STATE kept, then the log's in their order."""

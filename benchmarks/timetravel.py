@@ -17,10 +17,16 @@ from pathlib import Path
 import msgspec
 from measuring import Row, Target, best_seconds, say
 
+from everynode import wire
+from everynode.core.events import Tick
+from everynode.replay.recording import Reader, Writer
+from everynode.replay.streams import entry_of
+
 ANSWER_SECONDS = Target(bound=1.0, unit="s")
 
 RUNS = 3
 TIMEOUT_SECONDS = 120
+HOUR_MS = 3_600_000
 _UNCOMPILED = frozenset({"PYTHONDONTWRITEBYTECODE"})
 PROGRAM = Path(sys.executable).parent / "everynode"
 MANIFEST = """\
@@ -131,9 +137,11 @@ def measure(sizes: Sizes) -> list[Row]:
         pod = made.run("get", "pods", "-o", "name").splitlines()[0]
         next_version, same = made.manifest("3"), made.manifest("2", "20%")
         recorded = ("--recording", made.recording)
+        at_rest = ("--recording", _an_hour_later(made.recording))
         commands: dict[str, tuple[str | Path, ...]] = {
             "plan": ("plan", "-f", next_version),
             "plan, from a recording": ("plan", "-f", next_version, *recorded),
+            "plan, an hour after the update": ("plan", "-f", next_version, *at_rest),
             "explain a pod": ("explain", pod),
             "explain a pod, from a recording": ("explain", pod, *recorded),
             "explain a node": ("explain", "daemonset/agent", "--node", _node_of(made, pod)),
@@ -150,6 +158,22 @@ def measure(sizes: Sizes) -> list[Row]:
             part = f"time travel, {sizes.nodes:,} nodes"
             rows.append(Row(part=part, what=what, figure=seconds, unit="s", target=ANSWER_SECONDS))
     return rows
+
+
+def _an_hour_later(recording: Path) -> Path:
+    """Let a recording end with a tick, when all that happened in it was long ago: the fleet is at rest."""
+    later = recording.with_name("later")
+    with recording.open("rb") as source, later.open("wb") as file:
+        reader = Reader(source, recording.name)
+        writer = Writer(file, reader.header)
+        for entry in reader.entries():
+            writer.write(entry)
+        last = entry.received
+        subjects = wire.Subjects(reader.header.fleet, reader.header.shards)
+        time_ms = last.time_ms + HOUR_MS
+        writer.write(entry_of(subjects, last.sequence + 1, time_ms, Tick(shard=0, due_ms=time_ms)))
+        writer.finish()
+    return later
 
 
 def _node_of(made: Fleet, pod: str) -> str:

@@ -33,7 +33,7 @@ async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) ->
         UnavailableError: The server did not answer.
     """
     shards = sorted(fleet.shards)
-    is_apart = 2 * len(shards) <= bus.subjects.shards
+    is_apart = 2 * len(shards) <= bus.subjects.shards  # of more, all at once is quicker
     kept = _kept(bus.subjects, shards) if is_apart else [bus.subjects.everything()]
     commands = [f"{bus.subjects.prefix}.command.*.*.{shard}.*" for shard in shards]
     start = await bus.sequence_at(now_ms - Limits().horizon_ms)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from msgspec import structs
 from tests.property.test_replay import assert_same, recorded, replayed
 
-from everynode.core.commands import CreatePod
-from everynode.core.events import NodeGone, NodeObserved
+from everynode import wire
+from everynode.core.commands import CreatePod, Decision
+from everynode.core.events import NodeGone, NodeObserved, Tick
 from everynode.core.pacing import RETRY_FIRST_MS
 from everynode.core.values import SetKey
+from everynode.ports import Received
 from everynode.replay import replaying
+from everynode.replay.recording import Entry
 from everynode.replay.replaying import Replay
 from everynode.testing.builders import BACKEND, daemonset, node, pod
 from everynode.testing.world import World
@@ -71,6 +77,59 @@ def test_out_of_reach(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     assert 0 < replay.counts.out_of_reach == sum(bool(each.why_not) for each in found)
     assert [None] * len(found) == [each.difference() for each in found]
     assert world.log[-1].sequence == replay.sequence
+
+
+def test_what_is_held_of_what_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B1: however large a message is, and whether that is its subject or its body."""
+    monkeypatch.setattr(replaying, "AHEAD_BYTES_MAX", 10_000)
+    world = World()
+    replay = Replay(world.subjects, world.limits)
+    subject, held = f"{world.subjects.prefix}.node.", []
+
+    def entries() -> Iterator[Entry]:
+        small, large = (subject, b""), [(subject, b"x" * 9_000), (subject + "x" * 9_000, b"")]
+        for number, (name, payload) in enumerate(9 * [*30 * [small], *large], 1):
+            yield Entry(Received(number, number, name, payload), is_kept=False)
+            held.append(sum(len(each.subject) + len(each.payload) for each in replay._ahead))
+
+    assert [] == list(replay.run(entries()))
+    assert 9_000 < max(held) <= 10_000
+
+
+def test_a_decision_that_knew_what_came_later() -> None:
+    """Anybody may have written it: it is said, and nothing is held until what it names has come (B1)."""
+    world = lived()
+    entries = recorded(world)
+    (place, said) = next(
+        (place, wire.decode(each.received.payload))
+        for place, each in enumerate(entries)
+        if ".decision." in each.received.subject
+    )
+    assert isinstance(said, Decision)
+    payload = wire.encode(structs.replace(said, basis=10**9))
+    received = structs.replace(entries[place].received, payload=payload)
+    entries[place] = structs.replace(entries[place], received=received)
+    replay = Replay(world.subjects, world.limits)
+
+    found = list(replay.run(entries))
+
+    assert [each.why_not for each in found if each.decision.basis == 10**9] == [
+        "it says that it knew of what was stored after it"
+    ]
+    assert found[0].decision.basis == 10**9  # it is not kept for the end
+
+
+def test_a_tick_of_a_shard_that_is_none() -> None:
+    """Nobody decides for it, so there is no state of it."""
+    world = lived()
+    for number in range(world.subjects.shards, world.subjects.shards + 3):
+        world.write(Tick(shard=number, due_ms=1))
+    replay = Replay(world.subjects, world.limits)
+
+    for _ in replay.run(recorded(world)):
+        pass
+
+    assert set(map(str, range(world.subjects.shards))) >= set(replay._shards)
 
 
 def test_nodes_move_every_clock() -> None:

@@ -18,8 +18,8 @@ from everynode.core.values import (
     SetKey,
     Value,
     Whole,
-    key_of,
-    set_key_of,
+    make_key,
+    make_set_key,
 )
 
 BATCH_MESSAGES_MAX = 1_000
@@ -31,7 +31,7 @@ Verb = Literal["create", "delete", "adopt", "release"]
 Result = Literal["done", "refused", "failed", "superseded"]
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class CreatePod(Message, frozen=True):
     """Make it so that this pod exists. A repeat meets the name that is already there and is harmless.
 
@@ -68,17 +68,17 @@ class CreatePod(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set that it is for."""
-        return set_key_of(self.namespace, self.daemonset)
+        return make_set_key(self.namespace, self.daemonset)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it is for."""
-        return key_of(NodeKey, (self.backend, self.node))
+        return make_key(NodeKey, (self.backend, self.node))
 
     @property
     def pod_key(self) -> PodKey:
         """The pod that it is about."""
-        return key_of(PodKey, (self.backend, self.namespace, self.pod))
+        return make_key(PodKey, (self.backend, self.namespace, self.pod))
 
 
 class _OnPod(Message, frozen=True):
@@ -103,27 +103,27 @@ class _OnPod(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set that it is for."""
-        return set_key_of(self.namespace, self.daemonset)
+        return make_set_key(self.namespace, self.daemonset)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it is for."""
-        return key_of(NodeKey, (self.backend, self.node))
+        return make_key(NodeKey, (self.backend, self.node))
 
     @property
     def pod_key(self) -> PodKey:
         """The pod that it is about."""
-        return key_of(PodKey, (self.backend, self.namespace, self.pod))
+        return make_key(PodKey, (self.backend, self.namespace, self.pod))
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class DeletePod(_OnPod, frozen=True):
     """Make it so that this very pod (by uid) does not exist. A pod that is already gone is success."""
 
     verb: ClassVar[Verb] = "delete"
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class AdoptPod(_OnPod, frozen=True):
     """Make the set (``daemonset_uid``) the controller of this very pod.
 
@@ -135,7 +135,7 @@ class AdoptPod(_OnPod, frozen=True):
     verb: ClassVar[Verb] = "adopt"
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class ReleasePod(_OnPod, frozen=True):
     """Make it so that the set no longer controls this very pod. A pod that is gone, or not its own, is success."""
 
@@ -148,7 +148,7 @@ COMMANDS = (CreatePod, DeletePod, AdoptPod, ReleasePod)
 """The same, for ``isinstance``."""
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class Outcome(Message, frozen=True):
     """What became of a command.
 
@@ -174,7 +174,7 @@ class Outcome(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set whose command it was."""
-        return set_key_of(self.namespace, self.daemonset)
+        return make_set_key(self.namespace, self.daemonset)
 
 
 def outcome_of(command: Command, result: Result, message: str = "", pod_uid: str = "") -> Outcome:
@@ -219,7 +219,7 @@ class Counts(Value, frozen=True):
     releases: Whole = 0
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class Decision(Message, frozen=True):
     """What a worker decided for one set at one point of the log.
 
@@ -248,4 +248,4 @@ class Decision(Message, frozen=True):
     @property
     def set_key(self) -> SetKey:
         """The set that it is about."""
-        return set_key_of(self.namespace, self.daemonset)
+        return make_set_key(self.namespace, self.daemonset)

@@ -25,12 +25,12 @@ from everynode.core.values import (
     SetKey,
     Status,
     Whole,
-    key_of,
-    set_key_of,
+    make_key,
+    make_set_key,
 )
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class NodeObserved(Message, frozen=True):
     """A node is there, and this is how it is now."""
 
@@ -52,17 +52,17 @@ class NodeGone(Message, frozen=True):
     @property
     def key(self) -> NodeKey:
         """Which node this was."""
-        return key_of(NodeKey, (self.backend, self.name))
+        return make_key(NodeKey, (self.backend, self.name))
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class PodObserved(Message, frozen=True):
     """A pod is there, and this is how it is now."""
 
     pod: Pod
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class PodGone(Message, frozen=True):
     """A pod no longer exists in the backend, or is another set's or nobody's now.
 
@@ -90,17 +90,17 @@ class PodGone(Message, frozen=True):
     @property
     def key(self) -> PodKey:
         """Which pod this was."""
-        return key_of(PodKey, (self.backend, self.namespace, self.name))
+        return make_key(PodKey, (self.backend, self.namespace, self.name))
 
     @property
     def set_key(self) -> SetKey | None:
         """The set that controlled it; ``None`` for an orphan."""
-        return None if self.owner is None else set_key_of(self.namespace, self.owner.name)
+        return None if self.owner is None else make_set_key(self.namespace, self.owner.name)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it ran on."""
-        return key_of(NodeKey, (self.backend, self.node))
+        return make_key(NodeKey, (self.backend, self.node))
 
 
 class DaemonSetObserved(Message, frozen=True):

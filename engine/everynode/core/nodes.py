@@ -43,7 +43,7 @@ class KnownNodes:
         change = self.index.put(node)
         key = self.index.key(change.id)
         self._sequences[key] = sequence
-        if not change.readiness_changed and change.empty:
+        if change.empty:
             return None
         return self._noted(key, change)
 

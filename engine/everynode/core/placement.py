@@ -164,10 +164,10 @@ class Backlog:
         self, candidates: BitMap, count_max: int, key_of: Callable[[int], NodeKey]
     ) -> list[int]:
         """Return the first ``count_max`` candidates (no more than are remembered), sorted by key."""
-        if not count_max:
-            return []
         if not candidates:  # nor is any of those remembered: what comes is looked at afresh
             self._queue, self._considered = [], BitMap()
+        if not count_max:
+            return []
         if len(candidates) <= count_max:  # what is remembered holds good for the next time
             return [node_id for _, node_id in sorted((key_of(item), item) for item in candidates)]
         self._considered &= candidates
@@ -199,6 +199,7 @@ class Backlog:
     def _scan(
         self, candidates: BitMap, count_max: int, key_of: Callable[[int], NodeKey]
     ) -> list[int]:
+        """Take the first from the queue, at least one; what is no candidate any more leaves it on the way."""
         valid: list[tuple[NodeKey, int]] = []
         last: tuple[NodeKey, int] | None = None
         seen = 0

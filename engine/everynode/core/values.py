@@ -36,7 +36,7 @@ WHOLE_MAX = 253_402_300_799_999
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=WHOLE_MAX)]
 
-key_of = tuple.__new__
+make_key = tuple.__new__
 """Makes a key of its class and its parts. Keys are made for each event, and a call of the class takes twice as long."""
 
 
@@ -66,7 +66,7 @@ class PodKey(NamedTuple):
     name: Name
 
 
-set_key_of = functools.lru_cache(maxsize=4_096)(SetKey)
+make_set_key = functools.lru_cache(maxsize=4_096)(SetKey)
 """Makes the key of a set. There are few sets, and each of their pods names one."""
 
 
@@ -108,7 +108,7 @@ class Node(Value, frozen=True):
     @property
     def key(self) -> NodeKey:
         """Which node this is."""
-        return key_of(NodeKey, (self.backend, self.name))
+        return make_key(NodeKey, (self.backend, self.name))
 
 
 class Owner(Value, frozen=True):
@@ -155,17 +155,17 @@ class Pod(Value, frozen=True):
     @property
     def key(self) -> PodKey:
         """Which pod this is."""
-        return key_of(PodKey, (self.backend, self.namespace, self.name))
+        return make_key(PodKey, (self.backend, self.namespace, self.name))
 
     @property
     def set_key(self) -> SetKey | None:
         """The set that controls it; ``None`` for an orphan."""
-        return None if self.owner is None else set_key_of(self.namespace, self.owner.name)
+        return None if self.owner is None else make_set_key(self.namespace, self.owner.name)
 
     @property
     def node_key(self) -> NodeKey:
         """The node that it belongs to."""
-        return key_of(NodeKey, (self.backend, self.node))
+        return make_key(NodeKey, (self.backend, self.node))
 
     @property
     def finished(self) -> bool:

@@ -120,7 +120,7 @@ class PlannedFleet:
         subject = received.subject
         if subject.startswith(self._frequent):
             self._told.append(received)
-            self._told_bytes += len(received.payload)
+            self._told_bytes += len(subject) + len(received.payload)
             if len(self._told) > self._held_max or self._told_bytes > HELD_BYTES_MAX:
                 self._sort_out()
         elif subject.startswith(self._forgotten):

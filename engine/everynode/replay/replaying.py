@@ -32,8 +32,11 @@ from everynode.replay.recording import Entry
 from everynode.replay.streams import record_of
 
 AHEAD_MESSAGES_MAX = 50_000
+"""How many messages are read ahead of what is folded: a decision that was made longer before it was stored cannot be
+repeated."""
+
 AHEAD_BYTES_MAX = 64 * 1024 * 1024
-"""How far is read ahead of what is folded: a decision that was made longer before it was stored cannot be repeated."""
+"""How large they may be, subjects and bodies."""
 
 READERS_MAX = 65_536
 """Subjects of which is remembered who reads them."""
@@ -169,6 +172,7 @@ class Replay:
         self._from_sequence = from_sequence
         self._nodes = FleetState(self._limits, self._revision_of)
         self._shards: dict[str, FleetState] = {}
+        self._shard_names = frozenset(map(str, range(subjects.shards)))
         self._readers_of = functools.lru_cache(maxsize=READERS_MAX)(self._find_readers)
         self._ahead: deque[Received] = deque()  # as bytes: decoded, they take several times as much
         self._open: _Expected | None = None  # its batch is being read
@@ -208,12 +212,12 @@ class Replay:
             ahead.append(received)
             if self._open is not None or received.subject.startswith(decisions):
                 self._gather(received)
-            ahead_bytes += len(received.payload)
+            ahead_bytes += len(received.subject) + len(received.payload)
             while len(ahead) > AHEAD_MESSAGES_MAX or ahead_bytes > AHEAD_BYTES_MAX:
                 if self._expected and self._is_due:
                     yield from self._due()
                 received = ahead.popleft()
-                ahead_bytes -= len(received.payload)
+                ahead_bytes -= len(received.subject) + len(received.payload)
                 self._fold(received)
         while self._ahead:
             yield from self._due()
@@ -232,7 +236,9 @@ class Replay:
                 self._open = _Expected(received, record.message, [received])
         if self._open is not None and len(self._open.batch) > self._open.decision.size:
             decision, sequence = self._open.decision, self._open.received.sequence
-            heapq.heappush(self._expected, (decision.basis, sequence, self._open))
+            # One whose basis comes after it is not waited for.
+            basis = min(decision.basis, sequence - 1)
+            heapq.heappush(self._expected, (basis, sequence, self._open))
             self._open = None
 
     # --- folding ------------------------------------------------------------------------------------------------------
@@ -254,9 +260,8 @@ class Replay:
             return
         subject = received.subject
         if subject.startswith(self._frequent):
-            subject = subject.rpartition(".")[
-                0
-            ]  # which is read by the same, and there are few of them
+            # The same read all that begins like this, and there are few such beginnings.
+            subject = subject.rpartition(".")[0]
         for state in self._readers_of(subject):
             if state.now_ms < self._nodes.now_ms:
                 state.pass_time(self._nodes.now_ms)  # its worker has read of the nodes, too
@@ -275,7 +280,9 @@ class Replay:
             return (self._nodes,)
         if shard == wire.ORPHANS:
             return (self._nodes, *self._shards.values())
-        return () if kind == "notice" else (self._shard(shard),)
+        if kind == "notice" or shard not in self._shard_names:
+            return ()
+        return (self._shard(shard),)
 
     def _shard(self, shard: str) -> FleetState:
         """Return a shard's state; a new one knows the nodes, and the orphans so far."""
@@ -312,8 +319,10 @@ class Replay:
         why_not = ""
         if received.sequence < self._from_sequence:
             why_not = "it stands before what was recorded"
+        elif decision.basis >= received.sequence:
+            why_not = "it says that it knew of what was stored after it"
         elif decision.basis < self.sequence:
-            why_not = "it was decided too many messages before it was stored"
+            why_not = "it was decided too long before it was stored"
         if why_not:
             return Decided(received, decision, batch, None, why_not)
         proposal = self._propose(decision)

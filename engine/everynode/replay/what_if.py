@@ -92,7 +92,7 @@ class Place(NamedTuple):
     time_ms: int
 
 
-@final  # so that type checkers know what is none, by its class
+@final  # so `type(x) is` tells a type checker what x is, and what it is not
 class Read(Record, frozen=True, gc=False):
     """A message that was read.
 

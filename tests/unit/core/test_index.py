@@ -127,8 +127,9 @@ def test_a_node_that_leaves_takes_its_bits_along() -> None:
     assert not index._texts
     assert len(index) == 0
     assert index.get(NodeKey("east", "node-1")) is None
-    with pytest.raises(LookupError, match="no node has id 0"):
-        index.node(0)
+    for ask in (index.node, index.key):
+        with pytest.raises(LookupError, match="no node has id 0"):
+            ask(0)
 
 
 def test_removing_what_is_not_there_changes_nothing() -> None:
@@ -226,6 +227,13 @@ def test_nodes_share_the_texts_of_their_labels() -> None:
     assert first["zone"] is second["zone"]
     index.put(structs.replace(node("node-2"), labels={text_of("zo", "ne"): text_of("eu", "-1")}))
     assert first["zone"] is index.node(1).labels["zone"]
+
+
+def test_a_text_that_is_there_twice() -> None:
+    """Two labels may say the same, and one may say what another one is called: all of it goes with the node."""
+    index = index_of(node("node-1", x="t", y="t", z="x"))
+    index.remove(NodeKey("east", "node-1"))
+    assert not index._texts
 
 
 def test_what_is_the_same_is_kept_once() -> None:

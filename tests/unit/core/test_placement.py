@@ -238,13 +238,14 @@ def test_a_look_at_a_few_leaves_what_is_remembered() -> None:
     assert set(calls) == {39}
 
 
-def test_what_is_done_is_let_go_of() -> None:
-    """B1: when there is no candidate any more, none is remembered."""
+@pytest.mark.parametrize("count_max", [0, 1])
+def test_what_is_done_is_let_go_of(count_max: int) -> None:
+    """B1: when there is no candidate any more, none is remembered, whether or not anything could be done."""
     backlog = Backlog()
     backlog.first(BitMap(range(40)), 1, name_of)
     assert len(backlog) > 1
 
-    assert backlog.first(BitMap(), 1, name_of) == []
+    assert backlog.first(BitMap(), count_max, name_of) == []
     assert len(backlog) == 0
 
 

@@ -398,7 +398,12 @@ def test_a_moment_without_room_does_not_forget_whose_turn_it_is() -> None:
 
     assert step(world, within="none of them") == ([], [])
 
-    assert len(world.worker.fleet.sets[SET].coverage.working_backlog) == remembered > 0
+    nodes = world.worker.fleet.sets[SET].coverage
+    assert len(nodes.working_backlog) == remembered > 0
+
+    nodes.outdated.clear()  # it is over
+    assert step(world) == ([], [])
+    assert len(nodes.working_backlog) == 0
 
 
 def test_a_pod_that_is_ready_is_not_down() -> None:

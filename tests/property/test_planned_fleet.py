@@ -38,7 +38,7 @@ def planned(records: list[Record], sets: FleetState, now_ms: int) -> PlannedFlee
     return fleet
 
 
-@given(histories(), st.booleans(), st.sampled_from((1, 5, planning_fleet.HELD_RECORDS_MIN)))
+@given(histories(), st.booleans(), st.sampled_from((1, 5, planning_fleet.TOLD_MESSAGES_MIN)))
 def test_it_knows_what_a_worker_knows(
     history: tuple[list[Record], Limits], from_state: bool, held: int
 ) -> None:
@@ -48,7 +48,7 @@ def test_it_knows_what_a_worker_knows(
     kept = {SUBJECTS.of(each.message): each for each in log}  # type: ignore[arg-type] # as above
     is_state = {kind.name for kind in wire.KINDS if kind.kept_in_state}
     state = [each for subject, each in kept.items() if subject.split(".")[2] in is_state]
-    with mock.patch.object(planning_fleet, "HELD_RECORDS_MIN", held):
+    with mock.patch.object(planning_fleet, "TOLD_MESSAGES_MIN", held):
         ours = planned([*state, *log] if from_state else log, worker, worker.now_ms)
 
     found = differences(fingerprint(worker), fingerprint(ours.state))

@@ -23,18 +23,26 @@ from everynode.ports import Received
 from everynode.runtime.ledger import pod_gone
 
 
-def test_a_pod_that_came_back() -> None:
-    """A pod was let go of and is the set's again: that it had gone shows that the release is not on its way."""
+@pytest.mark.parametrize("gone", [b"PodGone", b"Pod\\u0047one"])
+def test_a_pod_that_came_back(gone: bytes) -> None:
+    """A pod was let go of and is the set's again: that it had gone shows that the release is not on its way.
+
+    Others may write the same text in another way.
+    """
     known = covered(agent(), NODES[:1])
     back = running(agent(), NODES[:1])
     release = ReleasePod(**COMMAND, node="a", pod="pod-a", pod_uid="uid-pod-a")
-    hear(known, release, pod_gone(back[0].pod, "it was let go of"), *back)
+    hear(known, release)
+    tombstone = pod_gone(back[0].pod, "it was let go of")
+    payload = wire.encode(tombstone).replace(b"PodGone", gone)
+    for sequence, body in ((101, payload), (102, wire.encode(back[0]))):
+        known.take(Received(sequence, NOW_MS, SUBJECTS.of(tombstone), body))
 
     assert 0 == known.arrive(NOW_MS)
     assert 1 == len(known.state.sets[agent().key].pods)
 
 
-@pytest.mark.parametrize(("bound", "least"), [("HELD_RECORDS_MIN", 10), ("HELD_BYTES_MAX", 2_000)])
+@pytest.mark.parametrize(("bound", "least"), [("TOLD_MESSAGES_MIN", 10), ("TOLD_BYTES_MAX", 2_000)])
 def test_what_went_long_ago_is_forgotten(
     monkeypatch: pytest.MonkeyPatch, bound: str, least: int
 ) -> None:
@@ -73,16 +81,45 @@ def test_what_cannot_be_read() -> None:
         each.pod.ready for each in known.state.sets[agent().key].pods.values()
     ]
     assert 1 == known.refused
-    assert [] == known.in_vain()
 
 
-def test_nothing_else_is_known() -> None:
-    """A message that cannot be used is named if nothing came in its place."""
-    known = fleet(NodeObserved(node=NODES[0]))
-    subjects = [SUBJECTS.of(NodeObserved(node=each)) for each in NODES[:2]]
-    for sequence, subject in enumerate(subjects, 100):
-        known.take(Received(sequence, NOW_MS, subject, b"no message"))
-    assert [Received(101, NOW_MS, subjects[1], b"")] == known.in_vain()
+def test_what_state_kept() -> None:
+    """Whether it can be used is said at once, so that the one before it can be looked for."""
+    known = fleet(DaemonSetObserved(daemonset=agent()))
+    messages: tuple[wire.AnyMessage, ...] = (
+        NodeObserved(node=NODES[0]),
+        *running(agent(), NODES[:1]),
+    )
+    for message in messages:
+        subject = SUBJECTS.of(message)
+        assert not known.take_kept(Received(101, NOW_MS, subject, b"no message"))
+        assert known.take_kept(Received(100, NOW_MS, subject, wire.encode(message)))
+    known.settle(NOW_MS)
+
+    assert 2 == known.refused
+    assert 1 == len(known.state.index)
+    assert 1 == len(known.state.sets[agent().key].pods)
+
+
+def test_what_was_asked_for_long_ago_is_forgotten() -> None:
+    """B1: nothing is kept of it, whatever it was and however large, but for as long as anything is waited for."""
+    known = covered(agent(), NODES[:1])
+    subject = SUBJECTS.of_set("decision", agent().key)
+    for number in range(100):
+        time_ms = NOW_MS + number * known.state.limits.horizon_ms // 2
+        known.take(Received(1_000 + number, time_ms, subject, b"?"))
+    assert 3 == len(known._passing)
+
+
+def test_subjects_of_another_fleet() -> None:
+    """They may be as long as ours."""
+    theirs = SUBJECTS.prefix[:-1] + "?"
+    for kind in ("node.east.a", "pod.orphan.east.default.a", "outcome.0.a", "command.east.a.0.b"):
+        assert not fleet().wants(f"{theirs}.{kind}")
+    for kind in ("daemonset", "status", "decision", "revision"):
+        ours = SUBJECTS.of_set(kind, agent().key) + (".a" if kind == "revision" else "")
+        assert fleet().wants(ours)
+        assert not fleet().wants(ours.replace(SUBJECTS.prefix, theirs))
 
 
 @pytest.mark.parametrize("kind", ["pod", "pod.0", "command.a", "outcome", "daemonset", "other", ""])

@@ -318,7 +318,7 @@ def _shown(
     """Read the messages, and show how far that has come."""
     size = sum(each for _, each in files)
     is_known = all(each for _, each in files)
-    for entry in entries:
+    for entry in entries:  # the first of some: `islice` goes on where this stands
         if is_known:
             progress(sum(file.tell() for file, _ in files), size)
         yield entry

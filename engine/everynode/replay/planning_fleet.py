@@ -29,21 +29,18 @@ from everynode.replay.pods import RehearsedPods
 ARRIVAL_MS_MAX = 1_000
 """How long what is on its way is waited for; what takes longer waits for something else."""
 
-HELD_RECORDS_MIN = 100_000
-"""How much is held before it is looked through, at least: else twice as much as was left the last time."""
+TOLD_MESSAGES_MIN = 100_000
+"""How much of nodes and pods is held at least before it is read; else twice as much as is known of them."""
 
-HELD_BYTES_MAX = 64 * 1024 * 1024
-"""How much of nodes and pods is held at most before it is read."""
+TOLD_BYTES_MAX = 64 * 1024 * 1024
+"""How large that may be, subjects and bodies."""
 
-IN_VAIN_MAX = 1_000
-"""Of so many messages that cannot be used it is remembered which they were."""
-
-_OF_A_SET = frozenset({"daemonset", "status", "decision", "revision"})
+_OF_A_SET = ("daemonset", "status", "decision")
 _FREQUENT = ("pod", "node")
 _PASSING = ("command", "outcome", "decision")
 """What is forgotten in time, and not kept by STATE."""
 
-_MAY_BE_GONE = PodGone.__name__.encode()
+_GONE = PodGone.__name__.encode()
 
 _sequence_of = attrgetter("sequence")
 
@@ -58,7 +55,7 @@ class PlannedFleet:
 
     Attributes:
         state: What is known, after ``settle``.
-        refused: How many messages could not be used; what was told later in their place is not counted.
+        refused: How many messages could not be used, of those that were looked at: not all that was overtaken is.
         shards: Those of the sets.
     """
 
@@ -78,11 +75,9 @@ class PlannedFleet:
         self._shards = frozenset(map(str, self.shards))
         self._namespaces = frozenset(wire.token(key.namespace) for key in self._keys)
         self._sets = frozenset(
-            subjects.of_set(kind, key).removeprefix(f"{subjects.prefix}.")
-            for kind in _OF_A_SET
-            for key in self._keys
+            subjects.of_set(kind, key) for kind in _OF_A_SET for key in self._keys
         )
-        self._begins = len(subjects.prefix) + 1
+        self._revisions = frozenset(subjects.of_set("revision", key) for key in self._keys)
         self._frequent = tuple(f"{subjects.prefix}.{kind}." for kind in _FREQUENT)
         self._forgotten = tuple(f"{subjects.prefix}.{kind}." for kind in _PASSING)
         self._commands = f"{subjects.prefix}.command."
@@ -95,10 +90,9 @@ class PlannedFleet:
         self._told_bytes = 0
         self._last: dict[str, Record] = {}  # of nodes and pods, by subject
         self._gone: list[Record] = []  # tombstones of pods of which something was told later
-        self._in_vain: dict[str, tuple[int, int]] = {}  # by subject: sequence and time
         self._passing: deque[Received] = deque()
         self._newest_ms = 0
-        self._held_max = self._passing_max = HELD_RECORDS_MIN
+        self._told_max = TOLD_MESSAGES_MIN
 
     def wants(self, subject: str) -> bool:
         """Say whether a message may concern the plan, by its subject."""
@@ -108,11 +102,21 @@ class PlannedFleet:
             return not self._namespaces.isdisjoint(subject.split(".", 6)[5:6])
         if subject.startswith(self._commands):
             return not self._shards.isdisjoint(subject.split(".", 6)[5:6])
-        kind, _, rest = subject[self._begins :].partition(".")
-        return kind in _OF_A_SET and ".".join((kind, *rest.split(".", 3)[:3])) in self._sets
+        return subject in self._sets or subject.rpartition(".")[0] in self._revisions
+
+    def take_kept(self, received: Received) -> bool:
+        """Take in a message that is wanted and that STATE kept: there is one of each subject.
+
+        Returns:
+            Whether it could be used; if not, nothing has changed.
+        """
+        self._sequence = max(self._sequence, received.sequence)
+        if not received.subject.startswith(self._frequent):
+            return self._use(received, self.state.load)
+        return self._use(received, lambda record: self._keep(received.subject, record))
 
     def take(self, received: Received) -> None:
-        """Take in a message that is wanted: first what STATE kept, then the log's in their order."""
+        """Take in a message of the log that is wanted: after what STATE kept, and in their order."""
         if received.time_ms > self._newest_ms:  # noqa: PLR1730 - for each message, and max() takes three times as long
             self._newest_ms = received.time_ms
         if received.sequence > self._sequence:  # noqa: PLR1730 - as above
@@ -121,20 +125,14 @@ class PlannedFleet:
         if subject.startswith(self._frequent):
             self._told.append(received)
             self._told_bytes += len(subject) + len(received.payload)
-            if len(self._told) > self._held_max or self._told_bytes > HELD_BYTES_MAX:
+            if len(self._told) > self._told_max or self._told_bytes > TOLD_BYTES_MAX:
                 self._sort_out()
         elif subject.startswith(self._forgotten):
             self._passing.append(received)
-            if len(self._passing) > self._passing_max:
+            if self._passing[0].time_ms < self._newest_ms - self.state.limits.horizon_ms:
                 self._forget_passing(self._newest_ms)
-                self._passing_max = max(HELD_RECORDS_MIN, 2 * len(self._passing))
         else:
             self._use(received, self.state.load)
-
-    def in_vain(self) -> list[Received]:
-        """Name messages, without their bodies, that could not be used and in whose place nothing else is known."""
-        self._sort_out()
-        return [Received(*place, subject, b"") for subject, place in self._in_vain.items()]
 
     def _read(self, received: Received) -> Record | None:
         """Decode a message; ``None`` if it cannot be used."""
@@ -144,23 +142,16 @@ class PlannedFleet:
             return None
         return Record(received.sequence, received.time_ms, message)
 
-    def _use(self, received: Received, use: Callable[[Record], None]) -> None:
-        """Take in a message, if it is not about another set of the same shard."""
+    def _use(self, received: Received, use: Callable[[Record], None]) -> bool:
+        """Take in a message, if it is not about another set of the same shard; say whether it could be used."""
         record = self._read(received)
-        if record is None:
-            self._refuse(received)
-        elif not self._is_about_others(record.message):
-            try:
+        try:
+            if record is not None and not self._is_about_others(record.message):
                 use(record)
-            except RefusedError:
-                self._refuse(received)
-            else:
-                self._in_vain.pop(received.subject, None)
-
-    def _refuse(self, received: Received) -> None:
-        self.refused += 1
-        if len(self._in_vain) < IN_VAIN_MAX:
-            self._in_vain[received.subject] = (received.sequence, received.time_ms)
+        except RefusedError:
+            record = None
+        self.refused += record is None
+        return record is not None
 
     def _sort_out(self) -> None:
         """Read what was told of nodes and pods: of each the last message that can be used, and that pods were gone."""
@@ -170,20 +161,18 @@ class PlannedFleet:
         for received in reversed(told):
             subject = received.subject
             is_overtaken = subject in read
-            if is_overtaken and _MAY_BE_GONE not in received.payload:
+            if is_overtaken and not _may_be_gone(received.payload):
                 continue
             record = self._read(received)
             if record is None:
-                if not is_overtaken:
-                    self._refuse(received)
+                self.refused += not is_overtaken
             elif not self._is_about_others(record.message):
                 read.add(subject)
                 self._keep(subject, record)
         self._forget_gone(self._newest_ms - 2 * self.state.limits.horizon_ms)
-        self._held_max = max(HELD_RECORDS_MIN, 2 * (len(self._last) + len(self._gone)))
+        self._told_max = max(TOLD_MESSAGES_MIN, 2 * (len(self._last) + len(self._gone)))
 
     def _keep(self, subject: str, record: Record) -> None:
-        self._in_vain.pop(subject, None)
         last, other = record, self._last.get(subject)
         if other is not None and other.sequence > record.sequence:
             last, other = other, record
@@ -220,6 +209,7 @@ class PlannedFleet:
         """Name the subjects of the outcomes that matter: those of commands that have not taken effect by now."""
         if not self._passing:
             return []
+        self._forget_passing(self._newest_ms)
         self._load(self._newest_ms)
         return [
             f"{self._outcomes}{self._subjects.parts(each.subject)[1]}.{_last_token(each.subject)}"
@@ -310,6 +300,11 @@ class PlannedFleet:
         """
         self._sequence += 1
         self.state.fold(Record(self._sequence, self.state.now_ms, message))
+
+
+def _may_be_gone(payload: bytes) -> bool:
+    """Say whether a message may be the tombstone of a pod: by its name as it is, or escaped."""
+    return _GONE in payload or b"\\" in payload
 
 
 def _last_token(subject: str) -> str:

@@ -39,10 +39,6 @@ async def read_planned_fleet(bus: FleetBus, fleet: PlannedFleet, now_ms: int) ->
     start = await bus.sequence_at(now_ms - Limits().horizon_ms)
     if start > 1:
         taken_over = [await _read_state(bus, fleet, subject) for subject in kept]
-        for malformed in fleet.in_vain():
-            good = await last_good(bus, malformed)
-            if good is not None:
-                fleet.take(good)
         start = min(start, max(taken_over) + 1)
     _, end, _ = await bus.log_position()  # a batch that comes meanwhile would be found in parts
     if not is_apart or not await _read_apart(bus, fleet, [*kept, *commands], start, end):
@@ -88,6 +84,8 @@ async def _read_state(bus: FleetBus, fleet: PlannedFleet, subject: str) -> int:
         async for chunk in chunks:
             for received in chunk:
                 last = max(last, received.sequence)
-                if fleet.wants(received.subject):
-                    fleet.take(received)
+                if fleet.wants(received.subject) and not fleet.take_kept(received):
+                    good = await last_good(bus, received)
+                    if good is not None:
+                        fleet.take_kept(good)
     return last

@@ -112,11 +112,9 @@ class Course:
 
     def commanded(self, command: Command) -> None:
         """Take in the next command about the set."""
-        # For each command: a call of the class takes twice as long.
+        # For each command: a call of the class takes twice as long, and Counter's own way much longer.
         action = tuple.__new__(Action, (command.verb, command.node_key))
-        self.actions[action] = (
-            self.actions.get(action, 0) + 1
-        )  # Counter's own way takes much longer
+        self.actions[action] = self.actions.get(action, 0) + 1
         if self._made and self.decisions <= DECISIONS_COMPARED_MAX:
             self._made[-1][1].append(action)
         self.pods_replaced += command.reason == OUTDATED and type(command) is DeletePod

@@ -23,18 +23,22 @@ NOT_ASKED = ("windows", "proposal")
 SUBJECTS = wire.Subjects("world", SHARDS)
 
 
-def planned(records: list[Record], sets: FleetState, now_ms: int) -> PlannedFleet:
-    """Take in a log for a plan of all its sets."""
+def planned(kept: list[Record], log: list[Record], sets: FleetState, now_ms: int) -> PlannedFleet:
+    """Take in what STATE kept, and a log, for a plan of all its sets."""
     fleet = PlannedFleet(SUBJECTS, sets.sets)
-    for record in records:
+    for place, record in enumerate((*kept, *log)):
         subject = SUBJECTS.of(record.message)  # type: ignore[arg-type] # a world writes such messages only
         payload = wire.encode(record.message)  # type: ignore[arg-type] # as above
-        if fleet.wants(subject):
-            fleet.take(Received(record.sequence, record.time_ms, subject, payload))
+        received = Received(record.sequence, record.time_ms, subject, payload)
+        if not fleet.wants(subject):
+            continue
+        if place < len(kept):
+            assert fleet.take_kept(received)
+        else:
+            fleet.take(received)
     fleet.settle(now_ms)
-    fleet.state.sequence = records[
-        -1
-    ].sequence  # or it would wait for the rest of a batch that it does not need
+    # Or it would wait for the rest of a batch that it does not need.
+    fleet.state.sequence = log[-1].sequence
     return fleet
 
 
@@ -49,7 +53,7 @@ def test_it_knows_what_a_worker_knows(
     is_state = {kind.name for kind in wire.KINDS if kind.kept_in_state}
     state = [each for subject, each in kept.items() if subject.split(".")[2] in is_state]
     with mock.patch.object(planning_fleet, "TOLD_MESSAGES_MIN", held):
-        ours = planned([*state, *log] if from_state else log, worker, worker.now_ms)
+        ours = planned(state if from_state else [], log, worker, worker.now_ms)
 
     found = differences(fingerprint(worker), fingerprint(ours.state))
     found = [each for each in found if not isinstance(each, tuple) or each[1] not in NOT_ASKED]

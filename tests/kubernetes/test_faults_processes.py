@@ -157,4 +157,5 @@ async def replace_pods(trial: Trial, names: Sequence[str]) -> None:
         live = trial.history.live()
         return places <= {pod.node for pod in live} and not gone & {pod.uid for pod in live}
 
-    await trial.until(replaced, TAKE_OVER_S_MAX)
+    async with trial.churn.kubelets_awake():  # or one that kwok has failed to end stays for good
+        await trial.until(replaced, TAKE_OVER_S_MAX)

@@ -33,7 +33,7 @@ from everynode.replay.streams import entry_of, stream_of
 EVENTS_PER_SECOND = Target(bound=100_000, unit="/s", at_least=True)
 LONGER_MEMORY_RATIO = Target(bound=1.1)
 
-RUNS = 3
+RUNS = 5
 LONGER = 10
 RUN_TIMEOUT_SECONDS = 300
 EVENT_MS = 10

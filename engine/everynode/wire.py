@@ -69,7 +69,6 @@ ORPHANS = "orphan"
 TOMBSTONES = (NodeGone, PodGone, DaemonSetGone, RevisionGone, StatusGone)
 
 _FLEET = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
-_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class _Header(msgspec.Struct):
@@ -106,15 +105,13 @@ KINDS = (
 
 def token(text: str) -> str:
     """Write text as one token of a subject: everything but letters, digits, ``-`` and ``_`` percent-encoded."""
-    if text.isascii() and text.replace("-", "").isalnum():
+    if text.isascii() and text.replace("-", "").replace("_", "").isalnum():
         return text
-    return _token(text)
+    return _encoded(text)
 
 
 @functools.lru_cache(maxsize=65_536)
-def _token(text: str) -> str:
-    if _PLAIN.fullmatch(text):
-        return text
+def _encoded(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E").replace("~", "%7E")
 
 

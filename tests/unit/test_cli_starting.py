@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
+from importlib.util import LazyLoader
 from pathlib import Path
 
 import pytest
 
 from everynode.cli import starting
-from everynode.cli.starting import GARBAGE_THRESHOLD, LoadsWhenUsed, LoadsWithoutRich
+from everynode.cli.starting import GARBAGE_THRESHOLD, LoadsQuickly, WithoutRich
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDING = str(ROOT / "tests" / "recordings" / "covering.everynode")
@@ -46,8 +47,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / name / "__init__.py").write_text("from .inner import VALUE\n")
     (tmp_path / name / "inner.py").write_text("VALUE = 7\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(starting, "LOADED_WHEN_USED", frozenset({name}))
-    monkeypatch.setattr(sys, "meta_path", [LoadsWhenUsed(), *sys.meta_path])
+    monkeypatch.setitem(starting.LOADERS, name, LazyLoader)
+    monkeypatch.setattr(sys, "meta_path", [LoadsQuickly(), *sys.meta_path])
     for loaded in (name, f"{name}.inner"):
         monkeypatch.delitem(sys.modules, loaded, raising=False)
     return name
@@ -78,7 +79,7 @@ def test_what_is_not_there_cannot_be_imported(package: str, tmp_path: Path) -> N
 
 def test_others_are_left_to_python() -> None:
     """It has no opinion about them."""
-    assert LoadsWhenUsed().find_spec("json", None) is None
+    assert LoadsQuickly().find_spec("json", None) is None
 
 
 def test_one_package_is_loaded_without_rich(
@@ -90,8 +91,8 @@ def test_one_package_is_loaded_without_rich(
     asks = "try:\n    import rich\nexcept ImportError:\n    rich = None\n"
     (tmp_path / f"{name}.py").write_text(asks)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(starting, "LOADED_WITHOUT_RICH", name)
-    monkeypatch.setattr(sys, "meta_path", [LoadsWithoutRich(), *sys.meta_path])
+    monkeypatch.setitem(starting.LOADERS, name, WithoutRich)
+    monkeypatch.setattr(sys, "meta_path", [LoadsQuickly(), *sys.meta_path])
     monkeypatch.delitem(sys.modules, name, raising=False)
 
     module = importlib.import_module(name)

@@ -1,10 +1,12 @@
 """How `replay --what-if` spares the search for garbage, and that there is none to be found."""
 
 import gc
+from pathlib import Path
 
 import pytest
 from tests.unit.support_rehearsal import Fleet, wanted, what_if
 
+from everynode.cli.recordings import opened_recording
 from everynode.cli.what_if import without_garbage_collection
 
 
@@ -18,6 +20,14 @@ def test_garbage_is_not_looked_for_meanwhile(*, was_enabled: bool) -> None:
         assert gc.isenabled() is was_enabled
     finally:
         gc.enable()
+
+
+def test_nor_when_a_recording_is_opened() -> None:
+    """Which is where most of what is kept begins."""
+    recording = Path(__file__).parents[1] / "recordings" / "covering.everynode"
+    with without_garbage_collection(), opened_recording(recording) as stream:
+        assert list(stream.entries)
+        assert not gc.isenabled()
 
 
 def test_there_is_none() -> None:

@@ -18,7 +18,6 @@ import typer
 
 from everynode.cli.installed import SOURCES, installed, load
 from everynode.cli.quantities import parse_moment_ms
-from everynode.cli.starting import spare_garbage_collection
 from everynode.cli.terminal import error_line, note_line, progress_of
 from everynode.core.values import DaemonSet
 from everynode.errors import RecordingError
@@ -298,7 +297,6 @@ def opened_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     Raises:
         RecordingError: There is no such file, or it cannot be opened.
     """
-    spare_garbage_collection()  # what is folded from it stays
     if str(path) == "-":
         yield sys.stdin.buffer, 0
         return

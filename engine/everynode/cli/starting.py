@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
@@ -19,18 +19,11 @@ GARBAGE_THRESHOLD = 50_000
 is what is imported: looking through it after every 700 new objects, as Python does by default, takes a fifteenth of all
 time, and more of the start."""
 
-LOADED_WHEN_USED = frozenset({"aiohttp"})
-"""The NATS library imports this whenever it is there, and needs it for servers that are reached by WebSocket only."""
-
-LOADED_WITHOUT_RICH = "structlog"
-"""Where rich is there, it imports what rich writes tracebacks with, and that takes longer than all the rest of it.
-`cli.logs` asks for tracebacks that it writes itself."""
-
 
 def start_quickly() -> None:
     """Do what makes the rest of the start quicker; no garbage is collected before `spare_garbage_collection`."""
     gc.disable()
-    sys.meta_path[:0] = [LoadsWhenUsed(), LoadsWithoutRich()]
+    sys.meta_path.insert(0, LoadsQuickly())
 
 
 def spare_garbage_collection() -> None:
@@ -40,48 +33,39 @@ def spare_garbage_collection() -> None:
     gc.enable()
 
 
-class LoadsWhenUsed(MetaPathFinder):
-    """Hands out some packages unloaded: they are loaded when something in them is asked for.
+class LoadsQuickly(MetaPathFinder):
+    """Has some packages loaded in a way of their own, that of `LOADERS`.
 
-    Only whoever is the first to import one is spared it; who imports it after that has asked for something. It is to be
-    one thread that does.
+    Of one that is loaded when it is used, only whoever is the first to import it is spared it; who imports it after
+    that has asked for something. It is to be one thread that does.
     """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find one of these packages as Python does; all others are left to Python."""
-        if fullname not in LOADED_WHEN_USED:
+        loader = LOADERS.get(fullname)
+        if loader is None:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = LazyLoader(spec.loader)
+            spec.loader = loader(spec.loader)
         return spec
 
 
-class LoadsWithoutRich(MetaPathFinder):
-    """Loads one package as where rich is not installed; for all others it is there, before and after."""
+class WithoutRich(Loader):
+    """Loads a package as where rich is not installed; for all others it is there, before and after."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find that package as Python does; all others are left to Python."""
-        if fullname != LOADED_WITHOUT_RICH:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _WithoutRich(spec.loader)
-        return spec
-
-
-class _WithoutRich(Loader):
     def __init__(self, loader: Loader) -> None:
+        """Remember who loads it."""
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Make it as Python does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Load it, and let nobody find rich meanwhile."""
         # Who asks the module about itself, asks Python's own loader.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
@@ -94,3 +78,12 @@ class _WithoutRich(Loader):
             del sys.modules["rich"]
             if rich is not None:
                 sys.modules["rich"] = rich
+
+
+LOADERS: dict[str, Callable[[Loader], Loader]] = {
+    # The NATS library imports this whenever it is there, and needs it for servers that are reached by WebSocket only.
+    "aiohttp": LazyLoader,
+    # It imports what rich writes tracebacks with, and that takes longer than all the rest of it; `cli.logs` asks for
+    # tracebacks that it writes itself.
+    "structlog": WithoutRich,
+}
